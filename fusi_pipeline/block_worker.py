@@ -1,0 +1,124 @@
+"""What a worker process does: one block warped, its pyramid made, its tiles encoded.
+
+Importing this module compiles (or loads) every kernel, so a fork server that
+preloads it hands ready workers out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import rasterio
+
+from fusi_pipeline import overview, warp
+from fusi_pipeline.plan import Block
+from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, united
+from fusi_pipeline.tiles import resample
+from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
+from fusi_pipeline.tiles.mbtiles import BlockRecord
+from fusi_pipeline.tiles.resample import Heights
+
+resample.warm_up()
+
+
+class _Worker:
+    """A worker's own state: the context and the files it keeps open."""
+
+    def __init__(self, context: BuildContext) -> None:
+        self.context = context
+        self.datasets = warp.Datasets(context.folder)
+        self._environment = rasterio.Env(
+            GDAL_CACHEMAX=context.gdal_cache_mib,
+            GDAL_NUM_THREADS=context.threads,
+            GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
+        )
+        self._environment.__enter__()
+
+
+_worker: _Worker | None = None
+
+
+def start(context: BuildContext) -> None:
+    """Prepare this process for the blocks of one build."""
+    global _worker
+    _worker = _Worker(context)
+
+
+def build_block(block: Block) -> Made:
+    """Return the tiles of a block at every zoom from the base to its own."""
+    assert _worker is not None, "start() has not run in this process"
+    context = _worker.context
+    levels = context.maxzoom - block.tile.z
+    side_px = TILE_SIZE_PX << levels
+    window = warp.TargetWindow(
+        context.maxzoom, block.tile.x * side_px, block.tile.y * side_px, side_px, side_px
+    )
+    heights = warp.warp(
+        block.files, _worker.datasets, window, context.parameters, threads=context.threads
+    )
+    if context.io_sleep_s:
+        time.sleep(context.io_sleep_s)
+    _clip(heights, block, levels)
+    extent = _extent(heights, window.col_off, window.row_off)
+    if extent is None:
+        return Made(BlockRecord(block.tile, block.key, 0, 0, None, None), ())
+    tiles, quarter = overview.pyramid(heights, block.tile, context.maxzoom, context.minzoom)
+    packed = overview.packed(quarter) if block.tile.z > context.minzoom else None
+    return _made(block.tile, block.key, extent, packed, tiles)
+
+
+def build_parent(task: ParentTask) -> Made:
+    """Return the one tile above four children, from their unrounded heights."""
+    assert _worker is not None, "start() has not run in this process"
+    quarters = [None if packed is None else overview.unpacked(packed) for packed, _ in task.children]
+    extent = united([extent for _, extent in task.children])
+    if extent is None:
+        return Made(BlockRecord(task.tile, task.key, 0, 0, None, None), ())
+    heights = overview.joined(quarters)
+    data = overview.encode_tile(heights, task.tile.z)
+    tiles = [] if data is None else [(task.tile, data)]
+    above = task.tile.z > _worker.context.minzoom
+    packed = overview.packed(resample.halve(heights)) if above else None
+    return _made(task.tile, task.key, extent, packed, tiles)
+
+
+def _made(
+    tile: Tile,
+    key: str,
+    extent: Extent,
+    packed: bytes | None,
+    tiles: Sequence[tuple[Tile, bytes]],
+) -> Made:
+    size = sum(len(data) for _, data in tiles)
+    return Made(BlockRecord(tile, key, len(tiles), size, extent, packed), tuple(tiles))
+
+
+def _clip(heights: Heights, block: Block, levels: int) -> None:
+    """Drop the base tiles that the area asked for does not touch."""
+    if block.clip is None:
+        return
+    left, top = block.tile.x << levels, block.tile.y << levels
+    first_col, first_row, last_col, last_row = block.clip
+    keep = np.zeros((1 << levels, 1 << levels), dtype=bool)
+    keep[first_row - top : last_row - top, first_col - left : last_col - left] = True
+    for row, col in np.argwhere(~keep).tolist():
+        heights[
+            row * TILE_SIZE_PX : (row + 1) * TILE_SIZE_PX, col * TILE_SIZE_PX : (col + 1) * TILE_SIZE_PX
+        ] = np.nan
+
+
+def _extent(heights: Heights, col_off: int, row_off: int) -> Extent | None:
+    """Return the global pixel box of the valid heights, or None where there is none."""
+    valid = ~np.isnan(heights)
+    rows = np.flatnonzero(valid.any(axis=1))
+    if not len(rows):
+        return None
+    cols = np.flatnonzero(valid.any(axis=0))
+    return (
+        col_off + int(cols[0]),
+        row_off + int(rows[0]),
+        col_off + int(cols[-1]) + 1,
+        row_off + int(rows[-1]) + 1,
+    )

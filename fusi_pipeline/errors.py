@@ -1,0 +1,191 @@
+"""The errors a person can act on, each named for its condition.
+
+Every message names the thing, the condition and the remedy. `exit_code` is 2
+where the command was given wrongly and 1 where the work failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class FusiError(Exception):
+    """Any condition that fusi reports in one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(FusiError):
+    """The command or setting itself is wrong; nothing was attempted."""
+
+    exit_code = 2
+
+
+class SettingInvalid(UsageError):
+    """An environment variable or option holds a value that cannot be used."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name}={value!r}: expected {expected}")
+
+
+class SourceMissing(UsageError):
+    """A source is named that the source store does not hold."""
+
+    def __init__(self, name: str, folder: Path, known: Sequence[str]) -> None:
+        have = f"it holds {', '.join(known)}" if known else "it holds no source"
+        super().__init__(
+            f"source {name!r}: no folder {folder}; {have}; "
+            "name one of these or set --source-store (FUSI_SOURCE_STORE)"
+        )
+
+
+class SourceEmpty(FusiError):
+    """A source folder holds no raster that could be used."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"source {name!r}: {reason}")
+
+
+class SourceUnreadable(FusiError):
+    """A source file that the index lists cannot be opened or decoded."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(
+            f"{path}: {reason}; restore the file, or run `fusi scan` again if it moved or changed"
+        )
+
+
+class SourcesBroken(FusiError):
+    """Some files of a source cannot be used; each is named with what is wrong."""
+
+    def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
+        lines = "".join(f"\n  {filename}: {problem}" for filename, problem in problems)
+        count = len(problems)
+        super().__init__(
+            f"source {name!r}: {count} broken file{'s' if count != 1 else ''}{lines}\n"
+            "mend or remove them, or leave them out with --skip-broken"
+        )
+
+
+class AreaEmpty(UsageError):
+    """The area asked for does not touch the data."""
+
+    def __init__(self, name: str, bbox: object, bounds: object) -> None:
+        super().__init__(
+            f"source {name!r}: --bbox {bbox} does not touch the data, which covers {bounds} "
+            "(west,south,east,north)"
+        )
+
+
+class ZoomInvalid(UsageError):
+    """A zoom range is empty or outside what the tile grid has."""
+
+    def __init__(self, minzoom: int, maxzoom: int, reason: str) -> None:
+        super().__init__(f"zoom range {minzoom}..{maxzoom}: {reason}")
+
+
+class ArchiveMissing(UsageError):
+    """A tile archive is named that does not exist."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: no such archive")
+
+
+class ArchiveUnreadable(FusiError):
+    """A file is not the archive it is taken for."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class ArchiveUnsuitable(FusiError):
+    """An archive is sound but holds something the operation cannot use."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class TileCorrupt(FusiError):
+    """A tile of an archive does not decode to what it should be."""
+
+    def __init__(self, path: Path | str, tile: object, reason: str) -> None:
+        super().__init__(
+            f"{path}: tile {tile} is corrupt: {reason}; build the archive again or replace the tile"
+        )
+
+
+class OutputExists(UsageError):
+    """An output would replace a file that this command did not write."""
+
+    def __init__(self, path: Path, reason: str = "exists and was not written by this command") -> None:
+        super().__init__(f"{path}: {reason}; choose another name or give --overwrite")
+
+
+class OutputUnwritable(FusiError):
+    """The folder for an output cannot be made or written to."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: cannot be written: {reason}; choose a writable folder with --output-dir")
+
+
+class OutputBusy(FusiError):
+    """Another process is writing the same output."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: another fusi process is writing it; wait for it or end it first")
+
+
+class DiskFull(FusiError):
+    """The output's volume has no space left; what is committed stays whole."""
+
+    def __init__(self, path: Path, free_mib: int) -> None:
+        super().__init__(
+            f"{path}: the disk is full ({free_mib} MiB free); free some space and run the same command, "
+            "it goes on where it stopped"
+        )
+
+
+class WorkerLost(FusiError):
+    """A worker process ended without an answer."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"a worker process died while working on {what}, most likely for lack of memory; "
+            "run the same command again with fewer --workers or a smaller --memory-mb"
+        )
+
+
+class BudgetTooSmall(UsageError):
+    """The memory budget does not hold one worker at its smallest block."""
+
+    def __init__(self, memory_mb: int, needed_mb: int) -> None:
+        super().__init__(f"--memory-mb {memory_mb}: one worker needs {needed_mb} MiB at least")
+
+
+class PackerUnavailable(FusiError):
+    """The `pmtiles` command was asked for and is not installed, or failed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"--packer cli: {reason}; install the pmtiles command or use --packer builtin")
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop (Ctrl-C or SIGTERM); committed work is kept.
+
+    A BaseException, so that no handler of failures takes it for one.
+    """
+
+
+class SourceConfigInvalid(UsageError):
+    """A `source.toml` cannot be read or says something that cannot be used."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class SourceIndexInvalid(FusiError):
+    """The index of a source is absent, damaged or of another version."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; make it with `fusi scan`")

@@ -1,0 +1,165 @@
+"""What a worker process does in a merge: the tiles of one cell, each copied, merged or flattened.
+
+A source without a tile at a zoom above its own takes part through its ancestor
+tile, interpolated together with the ancestor's neighbours, so that nothing
+shows at tile borders.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+
+from fusi_pipeline import merge
+from fusi_pipeline.errors import TileCorrupt
+from fusi_pipeline.tasks import COPIED, Made, MergeCell, MergeContext
+from fusi_pipeline.tiles import grid, resample, terrarium
+from fusi_pipeline.tiles.archive import TileReader
+from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
+from fusi_pipeline.tiles.image import ImageInvalid, decode_webp, encode_webp
+from fusi_pipeline.tiles.mbtiles import BlockRecord
+from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.resample import Heights
+
+_CACHED_TILES = 48
+"""Decoded ancestor tiles kept by a worker, 1 MiB each."""
+_MARGIN_PX = 2
+
+
+class _Input:
+    """One archive that takes part in the merge."""
+
+    def __init__(self, reader: TileReader) -> None:
+        self.reader = reader
+        self.maxzoom = reader.metadata.maxzoom
+        self._decoded: OrderedDict[Tile, Heights | None] = OrderedDict()
+
+    def heights(self, tile: Tile, data: bytes) -> Heights:
+        """Return the decoded heights of a tile. Raises TileCorrupt."""
+        try:
+            pixels = decode_webp(data)
+        except ImageInvalid as error:
+            raise TileCorrupt(self.reader.path, tile, str(error)) from error
+        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
+            size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
+            raise TileCorrupt(self.reader.path, tile, f"it is {size}, not {TILE_SIZE_PX} x {TILE_SIZE_PX}")
+        return terrarium.decode(pixels)
+
+    def cached(self, tile: Tile) -> Heights | None:
+        """Return the heights of a tile that will be asked for again, or None where there is none."""
+        if tile in self._decoded:
+            self._decoded.move_to_end(tile)
+            return self._decoded[tile]
+        data = self.reader.read(tile)
+        heights = None if data is None else self.heights(tile, data)
+        self._decoded[tile] = heights
+        if len(self._decoded) > _CACHED_TILES:
+            self._decoded.popitem(last=False)
+        return heights
+
+    def enlarged(self, tile: Tile) -> Heights | None:
+        """Return the heights under a tile from its ancestor at this input's highest zoom, or None."""
+        levels = tile.z - self.maxzoom
+        ancestor = grid.parent(tile, levels)
+        if self.cached(ancestor) is None:
+            return None
+        factor = 1 << levels
+        left = (tile.x - (ancestor.x << levels)) * TILE_SIZE_PX / factor
+        top = (tile.y - (ancestor.y << levels)) * TILE_SIZE_PX / factor
+        first_col, first_row = int(left) - _MARGIN_PX, int(top) - _MARGIN_PX
+        side = TILE_SIZE_PX // factor + 1 + 2 * _MARGIN_PX
+        source = self._around(ancestor, first_col, first_row, side)
+        heights = resample.enlarge(
+            source, factor, left - first_col, top - first_row, TILE_SIZE_PX, "bilinear"
+        )
+        return None if np.isnan(heights).all() else heights
+
+    def _around(self, tile: Tile, first_col: int, first_row: int, side: int) -> Heights:
+        """Return a square of pixels that may reach beyond a tile into its neighbours, NaN where none is."""
+        square = np.full((side, side), np.nan, dtype=np.float32)
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                left, top = dx * TILE_SIZE_PX - first_col, dy * TILE_SIZE_PX - first_row
+                cols = slice(max(left, 0), min(left + TILE_SIZE_PX, side))
+                rows = slice(max(top, 0), min(top + TILE_SIZE_PX, side))
+                y = tile.y + dy
+                if cols.start >= cols.stop or rows.start >= rows.stop or not 0 <= y < 1 << tile.z:
+                    continue
+                heights = self.cached(Tile(tile.z, (tile.x + dx) % (1 << tile.z), y))
+                if heights is not None:
+                    square[rows, cols] = heights[
+                        rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
+                    ]
+        return square
+
+
+class _Worker:
+    """A worker's own state: the open archives."""
+
+    def __init__(self, context: MergeContext) -> None:
+        self.mode = context.mode
+        self._stack = ExitStack()
+        self.inputs = [_Input(self._stack.enter_context(open_archive(path))) for path in context.inputs]
+
+
+_worker: _Worker | None = None
+
+
+def start(context: MergeContext) -> None:
+    """Prepare this process for the cells of one merge."""
+    global _worker
+    _worker = _Worker(context)
+
+
+def merge_cell(cell: MergeCell) -> Made:
+    """Return the tiles of a cell that had to be encoded, and how each of its tiles came about.
+
+    The record's `overview` holds one byte for each tile of the cell, in order:
+    0 encoded here, COPIED + i copied from input i.
+    """
+    assert _worker is not None, "start() has not run in this process"
+    tiles: list[tuple[Tile, bytes]] = []
+    choices = bytearray()
+    for x, y in cell.coordinates.tolist():
+        tile = Tile(cell.z, x, y)
+        choice, data = _merge_tile(_worker, tile)
+        choices.append(choice)
+        if data is not None:
+            tiles.append((tile, data))
+    size = sum(len(data) for _, data in tiles)
+    return Made(BlockRecord(cell.tile, cell.key, len(tiles), size, None, bytes(choices)), tuple(tiles))
+
+
+def _merge_tile(worker: _Worker, tile: Tile) -> tuple[int, bytes | None]:
+    """Return (COPIED + input, None) for a tile to be copied, or (0, bytes) for one encoded here."""
+    copies: list[int] = []
+
+    def layers() -> Iterator[Heights]:
+        for number, one in enumerate(worker.inputs):
+            if tile.z > one.maxzoom:
+                heights = one.enlarged(tile)
+                if heights is not None:
+                    copies.append(-1)
+                    yield heights
+                continue
+            data = one.reader.read(tile)
+            if data is not None:
+                heights = one.heights(tile, data)
+                copies.append(-1 if np.isnan(heights).any() else number)
+                yield heights
+
+    merged = _merged(layers(), worker.mode)
+    if len(copies) == 1 and copies[0] >= 0:
+        return COPIED + copies[0], None
+    pixels = terrarium.encode(np.nan_to_num(merged, nan=0.0), tile.z)
+    assert pixels is not None, "no pixel is missing once 0 m has taken its place"
+    return 0, encode_webp(pixels)
+
+
+
+def _merged(layers: Iterator[Heights], mode: str) -> Heights:
+    """Return the layers merged; with `priority`, layers below a complete one are not even decoded."""
+    return merge.filled(layers) if mode == "priority" else merge.combined(list(layers), mode)

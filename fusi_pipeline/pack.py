@@ -1,0 +1,200 @@
+"""Pack the tiles of one archive into a PMTiles archive, in tile order.
+
+Either by the writer of `tiles.pmtiles`, or by the `pmtiles` command
+(go-pmtiles) where it is installed, which also gives a second opinion.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fusi_pipeline.errors import ArchiveUnsuitable, DiskFull, OutputExists, PackerUnavailable
+from fusi_pipeline.progress import Progress
+from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
+from fusi_pipeline.tiles.files import free_mib, replacing
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids
+
+Packer = Literal["builtin", "cli"]
+
+_TILES_PER_STEP = 256
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What was packed."""
+
+    tiles: int
+    """Tiles in the archive, equal ones counted each time."""
+    bytes: int
+    """Length of the archive."""
+
+
+def pack(
+    source: TileReader,
+    output: Path,
+    *,
+    packer: Packer = "builtin",
+    overwrite: bool = False,
+    metadata: ArchiveMetadata | None = None,
+) -> Generator[Progress, None, PackReport]:
+    """Write all tiles of `source` to the PMTiles archive `output`, yielding how far it is.
+
+    `metadata` stands in for the source's own; the command line packer has no
+    use for it and packs MBTiles only. Raises OutputExists without
+    `overwrite`, ArchiveUnsuitable for a source that cannot be packed,
+    PackerUnavailable where the command is missing or fails, DiskFull and
+    OutputUnwritable for the volume. Nothing is left behind unless it is whole.
+    """
+    if output.exists() and not overwrite:
+        raise OutputExists(output, "exists")
+    if output.exists() and output.samefile(source.path):
+        raise OutputExists(output, "is the archive to pack")
+    if packer == "cli":
+        return (yield from _pack_by_command(source, output))
+    return (yield from _pack(source, output, metadata or source.metadata))
+
+
+def in_tile_order(source: TileReader) -> Iterator[Tile]:
+    """Yield every tile of an archive in the order PMTiles wants; memory grows by one zoom at a time."""
+    for z in sorted(source.counts()):
+        places = source.coordinates(z)
+        order = np.argsort(tile_ids(z, places[:, 0], places[:, 1]), kind="stable")
+        for start in range(0, len(order), 1 << 16):
+            for x, y in places[order[start : start + (1 << 16)]].tolist():
+                yield Tile(z, x, y)
+
+
+def _pack(
+    source: TileReader, output: Path, metadata: ArchiveMetadata
+) -> Generator[Progress, None, PackReport]:
+    total = sum(source.counts().values())
+    with PMTilesWriter(output, metadata, total) as writer:
+        for tile in in_tile_order(source):
+            if writer.tiles_written % _TILES_PER_STEP == 0:
+                yield Progress("pack", writer.tiles_written, total, "tiles", writer.bytes_written)
+            data = source.read(tile)
+            if not data:
+                raise ArchiveUnsuitable(source.path, f"tile {tile} is listed and has no bytes")
+            writer.write(tile, data)
+    yield Progress("pack", total, total, "tiles", writer.bytes_written)
+    return PackReport(writer.tiles_written, writer.bytes_written)
+
+
+def cli_path() -> str | None:
+    """Return the path of the `pmtiles` (or `go-pmtiles`) command, or None where there is none."""
+    return shutil.which("pmtiles") or shutil.which("go-pmtiles")
+
+
+def cli_verify(path: Path) -> str | None:
+    """Return the complaint of `pmtiles verify` about an archive, or None; raises PackerUnavailable."""
+    try:
+        run = subprocess.run(
+            [_command(), "verify", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise PackerUnavailable(f"the pmtiles command does not start ({error})") from error
+    # Some findings of go-pmtiles are only printed and leave the exit status at 0.
+    printed = [line for line in run.stdout.splitlines() if line.startswith("Invalid")]
+    if run.returncode == 0:
+        return "\n".join(printed) or None
+    return run.stdout.strip() or f"exit status {run.returncode}"
+
+
+def _command() -> str:
+    command = cli_path()
+    if command is None:
+        raise PackerUnavailable("there is no pmtiles (or go-pmtiles) on the PATH")
+    return command
+
+
+def _pack_by_command(source: TileReader, output: Path) -> Generator[Progress, None, PackReport]:
+    command = _command()
+    if source.path.suffix.lower() != ".mbtiles":
+        raise ArchiveUnsuitable(source.path, "the pmtiles command packs .mbtiles files only")
+    total = sum(source.counts().values())
+    if not total:
+        raise ArchiveUnsuitable(source.path, "there is no tile to pack")
+    with (
+        replacing(output) as scratch,
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
+    ):
+        packed = Path(folder) / "packed.pmtiles"
+        arguments = [command, "convert", str(source.path.absolute()), str(packed), "--tmpdir", folder]
+        for size in _running(arguments, Path(folder), output):
+            yield Progress("pack", 0, total, "tiles", size)
+        tiles = _checked(packed, total)
+        size = packed.stat().st_size
+        os.replace(packed, scratch)
+    yield Progress("pack", total, total, "tiles", size)
+    return PackReport(tiles, size)
+
+
+def _checked(packed: Path, total: int) -> int:
+    """Return the number of tiles of a new archive that is whole; raises PackerUnavailable."""
+    if not packed.is_file():
+        raise PackerUnavailable("pmtiles convert ended well and wrote nothing")
+    found = problems(packed)
+    if found:
+        raise PackerUnavailable(f"pmtiles convert wrote an unsound archive: {'; '.join(found)}")
+    with PMTilesReader(packed) as reader:
+        tiles = reader.header.addressed_tiles_count
+    if tiles != total:
+        raise PackerUnavailable(f"pmtiles convert packed {tiles} tiles of {total}")
+    return tiles
+
+
+def _running(arguments: list[str], folder: Path, output: Path) -> Iterator[int]:
+    """Run a command, yielding the bytes in its folder now and then; it ends with the iterator."""
+    with (folder / "log").open("w+b") as log:
+        try:
+            process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        except OSError as error:
+            raise PackerUnavailable(f"the pmtiles command does not start ({error})") from error
+        try:
+            while process.poll() is None:
+                yield _size(folder)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if process.returncode:
+            log.seek(0)
+            _fail(log.read().decode(errors="replace").strip(), process.returncode, output)
+
+
+def _fail(said: str, status: int, output: Path) -> None:
+    if "no space left on device" in said.lower():
+        raise DiskFull(output, free_mib(output))
+    last = said.splitlines()[-1] if said else "it said nothing"
+    raise PackerUnavailable(f"pmtiles convert failed with status {status}: {last}")
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; files that vanish meanwhile count nothing."""
+    size = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size

@@ -1,0 +1,316 @@
+"""Sources x area x zooms -> blocks, and what they will cost. Pure: reads only the index.
+
+A block is a square of base tiles, warped in one piece. Its key is a hash of
+everything its bytes depend on; the tiles above the blocks are keyed by the keys
+of their four children. Equal keys, equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fusi_pipeline.errors import AreaEmpty, BudgetTooSmall, ZoomInvalid
+from fusi_pipeline.pixel_grid import PixelGridKey, pixel_grid_key, pixel_sides_m
+from fusi_pipeline.sources import AUTO_MAXZOOM_CAP, SourceConfig, SourceFile, SourceIndex
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
+
+CODE_VERSION = "terrain-1"
+"""Part of every key: raised whenever a change of the code changes the bytes of a tile."""
+BLOCK_LEVELS = 2
+"""A block is 2^2 = 4 tiles, 2048 px, wide: the size at which warping is cheapest per tile."""
+_MARGIN_PX = 3
+"""Source pixels around a block whose files may reach into it through interpolation."""
+_AVERAGE_ABOVE = 2**0.5
+"""Base pixels wider than this many source pixels are averaged, whatever the resampling."""
+
+_WORKER_MIB = 190
+"""Resident memory of a worker besides arrays and GDAL's cache (measured, see DESIGN "Memory")."""
+_ARRAYS_MIB = {0: 40, 1: 70, 2: 170}
+"""Arrays of a worker by block levels (measured)."""
+_TILE_BYTES = 95_000
+_TILE_CPU_S = 0.055
+"""Means over the benchmark's sources, for estimates before anything is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What of a source is built."""
+
+    minzoom: int | None = None
+    """Lowest zoom; 0 where None."""
+    maxzoom: int | None = None
+    """Base zoom; from the ground resolution where None."""
+    bbox: Bounds | None = None
+    """Only base tiles that touch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A square of base tiles, the unit of work."""
+
+    tile: Tile
+    """The tile that the block fills."""
+    key: str
+    """Hash of everything its bytes depend on."""
+    files: tuple[SourceFile, ...]
+    """The files that may reach into it, by name."""
+    clip: tuple[int, int, int, int] | None
+    """(first column, first row, last column + 1, last row + 1) of the base tiles wanted, or all."""
+
+    def __str__(self) -> str:
+        return f"block {self.tile}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """The blocks of one source, in order, and the parameters they share."""
+
+    name: str
+    config: SourceConfig
+    minzoom: int
+    maxzoom: int
+    block_zoom: int
+    bbox: Bounds | None
+    averaged: frozenset[PixelGridKey]
+    """The pixel grids that are finer than the base zoom by enough to be averaged."""
+    coordinates: npt.NDArray[np.int64]
+    """Columns and rows of the blocks at `block_zoom`, shape (n, 2), row by row."""
+    margin_m: float
+    """How far beyond a block a file may reach into it, in EPSG:3857 metres."""
+
+    def blocks(self, index: SourceIndex) -> Iterator[Block]:
+        """Yield the blocks in order, reading the files of each from the index."""
+        base = self._parameters_digest()
+        for x, y in self.coordinates.tolist():
+            tile = Tile(self.block_zoom, x, y)
+            files = tuple(index.touching(_widened(grid.xy_bounds(tile), self.margin_m)))
+            clip = self._clip(tile)
+            digest = base.copy()
+            digest.update(f"{tile}|{clip}".encode())
+            for file in files:
+                digest.update(f"|{file.fingerprint}".encode())
+            yield Block(tile, digest.hexdigest(), files, clip)
+
+    def parent_key(self, tile: Tile, keys: Mapping[Tile, str]) -> str:
+        """Return the key of a tile above the blocks, from the keys of its children."""
+        digest = self._parameters_digest()
+        digest.update(f"{tile}".encode())
+        for child in grid.children(tile):
+            digest.update(f"|{keys.get(child, '')}".encode())
+        return digest.hexdigest()
+
+    def base_tile_counts(self, index: SourceIndex) -> dict[int, int]:
+        """Return, for each zoom, how many tiles the files' boxes touch: an upper bound."""
+        side = 1 << (self.maxzoom - self.block_zoom)
+        counts = dict.fromkeys(range(self.minzoom, self.maxzoom + 1), 0)
+        for block in self.blocks(index):
+            touched = _touched_tiles(block, self.maxzoom, side)
+            for z in range(self.maxzoom, self.block_zoom - 1, -1):
+                if z >= self.minzoom:
+                    counts[z] += int(touched.sum())
+                if z > self.block_zoom:
+                    touched = touched[0::2] | touched[1::2]
+                    touched = touched[:, 0::2] | touched[:, 1::2]
+        upper = self.coordinates
+        for z in range(self.block_zoom - 1, self.minzoom - 1, -1):
+            upper = np.unique(upper >> 1, axis=0)
+            counts[z] = len(upper)
+        return counts
+
+    def _clip(self, tile: Tile) -> tuple[int, int, int, int] | None:
+        if self.bbox is None:
+            return None
+        side = 1 << (self.maxzoom - self.block_zoom)
+        left, top = tile.x * side, tile.y * side
+        wanted = grid.covering_ranges(grid.projected(self.bbox), self.maxzoom)
+        for columns, rows in wanted:
+            clip = (
+                max(left, columns.start),
+                max(top, rows.start),
+                min(left + side, columns.stop),
+                min(top + side, rows.stop),
+            )
+            if clip[0] < clip[2] and clip[1] < clip[3]:
+                return None if clip == (left, top, left + side, top + side) else clip
+        return (left, top, left, top)
+
+    def _parameters_digest(self) -> hashlib.blake2b:
+        config = self.config
+        words = (
+            CODE_VERSION,
+            self.minzoom,
+            self.maxzoom,
+            self.block_zoom,
+            config.resampling,
+            config.nodata,
+            config.unit_factor,
+            config.offset_m,
+            sorted(self.averaged),
+        )
+        return hashlib.blake2b(repr(words).encode(), digest_size=16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a build will take, before it is begun."""
+
+    source: str
+    files: int
+    blocks: int
+    minzoom: int
+    maxzoom: int
+    tiles: int
+    bytes: int
+    """Size of the finished MBTiles."""
+    workers: int
+    memory_mib: int
+    """Peak of all processes together."""
+    scratch_bytes: int
+    """Free space needed on the output's volume while building."""
+    seconds: float
+
+
+def plan_source(
+    name: str, config: SourceConfig, index: SourceIndex, options: BuildOptions, *, levels: int = BLOCK_LEVELS
+) -> SourcePlan:
+    """Return the plan of a source. Raises ZoomInvalid and AreaEmpty."""
+    automatic = min(index.maxzoom(), AUTO_MAXZOOM_CAP)
+    maxzoom = options.maxzoom
+    if maxzoom is None:
+        maxzoom = automatic if config.max_zoom is None else config.max_zoom
+    minzoom = 0 if options.minzoom is None else options.minzoom
+    if not 0 <= minzoom <= maxzoom <= grid.MAX_ZOOM:
+        raise ZoomInvalid(minzoom, maxzoom, f"expected 0 <= min <= max <= {grid.MAX_ZOOM}")
+    block_zoom = max(maxzoom - levels, 0)
+    boxes = _Boxes.read(index)
+    coordinates = _block_coordinates(boxes, block_zoom)
+    if options.bbox is not None:
+        coordinates = _inside(coordinates, options.bbox, block_zoom)
+        if not len(coordinates) or not boxes.touch(options.bbox):
+            raise AreaEmpty(name, options.bbox, grid.geographic(index.bounds()))
+    base_m = grid.resolution_m(maxzoom)
+    return SourcePlan(
+        name=name,
+        config=config,
+        minzoom=minzoom,
+        maxzoom=maxzoom,
+        block_zoom=block_zoom,
+        bbox=options.bbox,
+        averaged=frozenset(key for key, finest in boxes.finest_m.items() if base_m > _AVERAGE_ABOVE * finest),
+        coordinates=coordinates,
+        margin_m=_MARGIN_PX * boxes.coarsest_m,
+    )
+
+
+def workers_for(memory_mib: int, wanted: int, cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
+    """Return how many workers a memory budget holds, `wanted` at most. Raises BudgetTooSmall."""
+    each = worker_mib(cache_mib, levels)
+    fitting = (memory_mib - _WORKER_MIB) // each
+    if fitting < 1:
+        raise BudgetTooSmall(memory_mib, _WORKER_MIB + each)
+    return min(wanted, fitting)
+
+
+def worker_mib(cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
+    """Return the peak resident memory of one worker in MiB."""
+    return _WORKER_MIB + _ARRAYS_MIB[levels] + cache_mib
+
+
+def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int) -> Estimate:
+    """Return what building a plan will take."""
+    tiles = sum(plan.base_tile_counts(index).values())
+    size = tiles * _TILE_BYTES
+    return Estimate(
+        source=plan.name,
+        files=index.count(),
+        blocks=len(plan.coordinates),
+        minzoom=plan.minzoom,
+        maxzoom=plan.maxzoom,
+        tiles=tiles,
+        bytes=size,
+        workers=workers,
+        memory_mib=_WORKER_MIB + workers * worker_mib(cache_mib),
+        scratch_bytes=size + (64 << 20),
+        seconds=tiles * _TILE_CPU_S / workers + 2.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """The boxes of all files, one row for each part, and the resolutions of their pixel grids."""
+
+    parts: npt.NDArray[np.float64]
+    finest_m: dict[PixelGridKey, float]
+    coarsest_m: float
+
+    @classmethod
+    def read(cls, index: SourceIndex) -> _Boxes:
+        parts: list[tuple[float, float, float, float]] = []
+        finest: dict[PixelGridKey, float] = {}
+        coarsest = 0.0
+        for file in index.files():
+            for part in file.box.parts():
+                parts.append((part.left, part.bottom, part.right, part.top))
+            sides, key = pixel_sides_m(file), pixel_grid_key(file)
+            finest[key] = min(*sides, finest.get(key, sides[0]))
+            coarsest = max(coarsest, *sides)
+        return cls(np.array(parts, dtype=np.float64).reshape(-1, 4), finest, coarsest)
+
+    def touch(self, bbox: Bounds) -> bool:
+        """Tell whether any file touches a geographic box."""
+        return any(
+            bool(
+                (
+                    (self.parts[:, 0] < box.right)
+                    & (box.left < self.parts[:, 2])
+                    & (self.parts[:, 1] < box.top)
+                    & (box.bottom < self.parts[:, 3])
+                ).any()
+            )
+            for box in grid.projected(bbox).parts()
+        )
+
+
+def _block_coordinates(boxes: _Boxes, z: int) -> npt.NDArray[np.int64]:
+    """Return the columns and rows of the blocks that any file touches, row by row."""
+    found: set[int] = set()
+    for left, bottom, right, top in boxes.parts.tolist():
+        columns, rows = grid.covering_range(XYBounds(left, bottom, right, top), z)
+        found.update((y << z) | x for y in rows for x in columns)
+    codes = np.sort(np.fromiter(found, dtype=np.int64, count=len(found)))
+    return np.stack([codes & ((1 << z) - 1), codes >> z], axis=1)
+
+
+def _inside(coordinates: npt.NDArray[np.int64], bbox: Bounds, z: int) -> npt.NDArray[np.int64]:
+    keep = np.zeros(len(coordinates), dtype=bool)
+    for columns, rows in grid.covering_ranges(grid.projected(bbox), z):
+        x, y = coordinates[:, 0], coordinates[:, 1]
+        keep |= (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
+    return coordinates[keep]
+
+
+def _touched_tiles(block: Block, maxzoom: int, side: int) -> npt.NDArray[np.bool_]:
+    """Return which base tiles of a block any of its files touches, shape (side, side)."""
+    touched = np.zeros((side, side), dtype=bool)
+    left, top = block.tile.x * side, block.tile.y * side
+    for file in block.files:
+        for columns, rows in grid.covering_ranges(file.box, maxzoom):
+            row = slice(max(rows.start - top, 0), max(rows.stop - top, 0))
+            col = slice(max(columns.start - left, 0), max(columns.stop - left, 0))
+            touched[row, col] = True
+    if block.clip is not None:
+        wanted = np.zeros_like(touched)
+        first_col, first_row, last_col, last_row = block.clip
+        wanted[first_row - top : last_row - top, first_col - left : last_col - left] = True
+        touched &= wanted
+    return touched
+
+
+def _widened(box: XYBounds, margin_m: float) -> XYBounds:
+    return XYBounds(box.left - margin_m, box.bottom - margin_m, box.right + margin_m, box.top + margin_m)

@@ -1,0 +1,154 @@
+"""What a run is told by its environment, read once and handed down.
+
+The only module that reads environment variables. A bad value fails at the
+start, by name; command-line options replace single fields afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from fusi_pipeline.errors import SettingInvalid
+from fusi_pipeline.tiles.mbtiles import WriterPace
+
+_DEFAULT_CACHE_MIB = 128
+_DEFAULT_BUDGET_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where things are and how hard the machine may be worked."""
+
+    source_store: Path
+    """Folder of sources, one sub-folder each (FUSI_SOURCE_STORE)."""
+    output_dir: Path
+    """Folder for everything that is made (FUSI_OUTPUT_DIR)."""
+    workers: int
+    """Worker processes (FUSI_WORKERS)."""
+    memory_mb: int
+    """Budget in MiB for all processes together (FUSI_MEMORY_MB)."""
+    warp_threads: int = 1
+    """Threads that share the warp of one block (FUSI_WARP_THREADS)."""
+    io_sleep_s: float = 0.0
+    """Pause of a worker after reading a block's files (FUSI_IO_SLEEP_MS, in milliseconds there)."""
+    progress_interval_s: float = 10.0
+    """Between two progress lines where there is no terminal (FUSI_PROGRESS_INTERVAL)."""
+    gdal_cache_mib: int = _DEFAULT_CACHE_MIB
+    """GDAL's block cache in each worker (GDAL_CACHEMAX)."""
+    pace: WriterPace = WriterPace()
+    """FUSI_MB_CHECKPOINT_INTERVAL, FUSI_MB_COMMIT_SLEEP_SEC, FUSI_MB_BATCH_SLEEP_SEC."""
+    scratch: Path | None = None
+    """Folder for temporary files (TMPDIR); in the output folder where None."""
+
+    @property
+    def sources_dir(self) -> Path:
+        """Where the archives and indexes of single sources are."""
+        return self.output_dir / "sources"
+
+    def archive_path(self, name: str) -> Path:
+        """Return where the MBTiles of a source is."""
+        return self.sources_dir / f"{name}.mbtiles"
+
+    def index_path(self, name: str) -> Path:
+        """Return where the index of a source is."""
+        return self.sources_dir / f"{name}.index.db"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Folder for temporary files."""
+        return self.scratch or self.output_dir / "tmp"
+
+    def child_environment(self) -> dict[str, str]:
+        """Return the variables that every child process is given."""
+        return dict.fromkeys(("TMPDIR", "SQLITE_TMPDIR", "CPL_TMPDIR"), str(self.scratch_dir.absolute()))
+
+    def with_options(self, **options: object) -> Settings:
+        """Return the settings with those options replaced that are not None."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(self, **given)  # type: ignore[arg-type]
+
+
+def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings that an environment asks for, the process's own by default.
+
+    Raises SettingInvalid for a value that cannot be used.
+    """
+    env = os.environ if environment is None else environment
+    return Settings(
+        source_store=Path(env.get("FUSI_SOURCE_STORE") or "source-store"),
+        output_dir=Path(env.get("FUSI_OUTPUT_DIR") or "output"),
+        workers=_whole(env, "FUSI_WORKERS", _cpus(), 1),
+        memory_mb=_whole(env, "FUSI_MEMORY_MB", default_memory_mb(), 1),
+        warp_threads=_whole(env, "FUSI_WARP_THREADS", 1, 1),
+        io_sleep_s=_number(env, "FUSI_IO_SLEEP_MS", 0.0) / 1000,
+        progress_interval_s=_number(env, "FUSI_PROGRESS_INTERVAL", 10.0),
+        gdal_cache_mib=_cache_mib(env.get("GDAL_CACHEMAX", "")),
+        pace=WriterPace(
+            checkpoint_interval=_whole(env, "FUSI_MB_CHECKPOINT_INTERVAL", 16, 1),
+            commit_sleep_s=_number(env, "FUSI_MB_COMMIT_SLEEP_SEC", 0.0),
+            batch_sleep_s=_number(env, "FUSI_MB_BATCH_SLEEP_SEC", 0.0),
+        ),
+        scratch=Path(env["TMPDIR"]) if env.get("TMPDIR") else None,
+    )
+
+
+def default_memory_mb() -> int:
+    """Return half of the machine's memory in MiB."""
+    return int(psutil.virtual_memory().total * _DEFAULT_BUDGET_SHARE) >> 20
+
+
+def _cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise SettingInvalid(name, text, f"a whole number of at least {least}")
+    return value
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (value >= 0 and math.isfinite(value)):
+        raise SettingInvalid(name, text, "a number of at least 0")
+    return value
+
+
+def _cache_mib(text: str) -> int:
+    """Return GDAL_CACHEMAX in MiB; GDAL takes bare numbers of 100,000 and more for bytes."""
+    if not text:
+        return _DEFAULT_CACHE_MIB
+    try:
+        if text.endswith("%"):
+            return max(1, int(psutil.virtual_memory().total * float(text[:-1]) / 100) >> 20)
+        for suffix, shift in (("GB", 10), ("MB", 0)):
+            if text.upper().endswith(suffix):
+                return int(float(text[: -len(suffix)]) * (1 << shift))
+        value = int(text)
+    except ValueError:
+        raise SettingInvalid("GDAL_CACHEMAX", text, "MiB as a number, or a share such as 5%") from None
+    if value < 1:
+        raise SettingInvalid("GDAL_CACHEMAX", text, "MiB as a number, or a share such as 5%")
+    return value if value < 100_000 else max(1, value >> 20)

@@ -1,0 +1,414 @@
+"""The PMTiles v3 header and directories: bytes to values and arrays, and back.
+
+Nothing here opens a file. Sources: PMTiles specification 3.6, sections 3
+(header), 4 (directories) and, for `Audit`, what they claim of each other.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+HEADER_BYTES = 127
+FIRST_READ_BYTES = 16384
+"""Header and root directory lie within these first bytes of a file."""
+ROOT_BYTES = FIRST_READ_BYTES - HEADER_BYTES
+"""The most a compressed root directory may take."""
+
+NONE, GZIP = 1, 2
+COMPRESSIONS = ("unknown", "none", "gzip", "brotli", "zstd")
+"""Names of the compression numbers of the header."""
+TILE_TYPES = ("", "pbf", "png", "jpg", "webp", "avif", "mlt")
+"""Formats of the tile type numbers of the header, as MBTiles names them."""
+
+_HEADER = struct.Struct("<7sB11Q6B4iB2i")
+DEGREE_E7 = 10_000_000
+"""The header's unit of longitude and latitude."""
+
+_MAGIC = b"PMTiles"
+_VERSION = 3
+_GZIP_START = bytes.fromhex("1f8b08000000000002ff")
+"""A gzip header without time, name or operating system (RFC 1952)."""
+_MOST_INFLATED_BYTES = 1 << 28
+_MOST_32_BITS = (1 << 32) - 1
+
+
+class DirectoryInvalid(ValueError):
+    """Bytes that are no header or directory; the message completes "the header ..."."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The 127 bytes a PMTiles archive starts with, field by field in their order."""
+
+    root_offset: int
+    root_length: int
+    metadata_offset: int
+    metadata_length: int
+    leaf_directory_offset: int
+    leaf_directory_length: int
+    tile_data_offset: int
+    tile_data_length: int
+    addressed_tiles_count: int
+    """Tiles, repeated ones included; 0 where the writer did not know."""
+    tile_entries_count: int
+    """Directory entries that point to tiles; 0 where the writer did not know."""
+    tile_contents_count: int
+    """Distinct offsets in the tile data; 0 where the writer did not know."""
+    clustered: int
+    """1 where the tile data is in the order of tile ids."""
+    internal_compression: int
+    """Of directories and metadata, an index of `COMPRESSIONS`."""
+    tile_compression: int
+    """Of tiles, an index of `COMPRESSIONS`."""
+    tile_type: int
+    """An index of `TILE_TYPES`."""
+    min_zoom: int
+    max_zoom: int
+    min_lon_e7: int
+    """Degrees times 10,000,000, as in all fields named so."""
+    min_lat_e7: int
+    max_lon_e7: int
+    max_lat_e7: int
+    center_zoom: int
+    center_lon_e7: int
+    center_lat_e7: int
+
+    def to_bytes(self) -> bytes:
+        """Return the 127 bytes."""
+        return _HEADER.pack(_MAGIC, _VERSION, *astuple(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Header:
+        """Return the header at the start of `data`; raises DirectoryInvalid."""
+        if data[: len(_MAGIC)] != _MAGIC:
+            raise DirectoryInvalid("does not start with PMTiles")
+        if len(data) < HEADER_BYTES:
+            raise DirectoryInvalid(f"is cut short after {len(data)} of {HEADER_BYTES} bytes")
+        _, version, *values = _HEADER.unpack_from(data)
+        if version != _VERSION:
+            raise DirectoryInvalid(f"is of version {version}; only {_VERSION} is read")
+        return cls(**dict(zip(cls.__slots__, values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """The entries of one directory, four uint64 arrays of shape (n,), by ascending id."""
+
+    ids: npt.NDArray[np.uint64]
+    """Id of the first tile of an entry."""
+    offsets: npt.NDArray[np.uint64]
+    """Where the bytes start, in the tile data, or in the leaf section where the run is 0."""
+    lengths: npt.NDArray[np.uint64]
+    """Number of bytes."""
+    runs: npt.NDArray[np.uint64]
+    """Consecutive tiles with the same bytes; 0 where the entry points to a leaf directory."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, stop: int) -> Entries:
+        """Return entries `start` to `stop`, as views."""
+        rows = slice(start, stop)
+        return Entries(self.ids[rows], self.offsets[rows], self.lengths[rows], self.runs[rows])
+
+
+def joined(first: Entries, second: Entries) -> Entries:
+    """Return the entries of two directories as those of one."""
+    return Entries(
+        np.concatenate([first.ids, second.ids]),
+        np.concatenate([first.offsets, second.offsets]),
+        np.concatenate([first.lengths, second.lengths]),
+        np.concatenate([first.runs, second.runs]),
+    )
+
+
+def encode(entries: Entries) -> bytes:
+    """Return a directory's bytes before compression."""
+    count = np.array([len(entries)], dtype=np.uint64)
+    starts = entries.offsets + np.uint64(1)
+    starts[1:][entries.offsets[1:] == entries.offsets[:-1] + entries.lengths[:-1]] = 0
+    deltas = np.diff(entries.ids, prepend=np.uint64(0))
+    return _to_varints(np.concatenate([count, deltas, entries.runs, entries.lengths, starts]))
+
+
+def decode(data: bytes) -> Entries:
+    """Return the entries of an uncompressed directory; raises DirectoryInvalid."""
+    values = _from_varints(data)
+    count = int(values[0])
+    if count == 0:
+        raise DirectoryInvalid("is empty")
+    if len(values) != 4 * count + 1:
+        raise DirectoryInvalid(f"names {count} entries and holds {len(values) - 1} numbers for them")
+    deltas, runs, lengths, starts = values[1:].reshape(4, count)
+    ids = np.cumsum(deltas, dtype=np.uint64)
+    if np.any(ids[1:] < ids[:-1]) or max(int(runs.max()), int(lengths.max())) > _MOST_32_BITS:
+        raise DirectoryInvalid("holds a number that is out of range")
+    if starts[0] == 0:
+        raise DirectoryInvalid("starts with an entry that follows no other")
+    return Entries(ids, _offsets(starts, lengths), lengths, runs)
+
+
+def _offsets(starts: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return offsets from what is stored: offset + 1, or 0 where an entry follows the one before."""
+    before = np.cumsum(lengths, dtype=np.uint64) - lengths
+    anchors = np.maximum.accumulate(np.where(starts != 0, np.arange(len(starts)), 0))
+    # Differences may wrap below zero; the sum wraps back.
+    offsets: npt.NDArray[np.uint64] = (starts - np.uint64(1) - before)[anchors] + before
+    return offsets
+
+
+def deflate(data: bytes) -> bytes:
+    """Return a gzip member that depends on `data` alone, not on time or system."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(data) + packer.flush()
+    return _GZIP_START + body + struct.pack("<II", zlib.crc32(data), len(data) & _MOST_32_BITS)
+
+
+def inflate(data: bytes, compression: int) -> bytes:
+    """Return what `data` holds, by a compression number; raises DirectoryInvalid."""
+    if compression == NONE:
+        return data
+    if compression != GZIP:
+        name = COMPRESSIONS[compression] if compression < len(COMPRESSIONS) else str(compression)
+        raise DirectoryInvalid(f"has the compression {name}; only none and gzip are read")
+    parts = []
+    while data:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            parts.append(member.decompress(data, _MOST_INFLATED_BYTES))
+        except zlib.error as error:
+            raise DirectoryInvalid(f"is no sound gzip ({error})") from error
+        if not member.eof:
+            raise DirectoryInvalid("is cut short or larger than can be right")
+        data = member.unused_data
+    return b"".join(parts)
+
+
+def _to_varints(values: npt.NDArray[np.uint64]) -> bytes:
+    """Return little-endian base-128 numbers of seven bits a byte, the high bit set on all but the last."""
+    sizes = np.ones(len(values), dtype=np.intp)
+    for shift in range(7, 64, 7):
+        longer = values >> np.uint64(shift) != 0
+        if not longer.any():
+            break
+        sizes += longer
+    ends = np.cumsum(sizes)
+    octets = np.empty(ends[-1], dtype=np.uint8)
+    for position in range(int(sizes.max())):
+        chosen = np.flatnonzero(sizes > position)
+        bits = values[chosen] >> np.uint64(7 * position) & np.uint64(127)
+        more = (sizes[chosen] > position + 1).astype(np.uint8)
+        octets[ends[chosen] - sizes[chosen] + position] = bits.astype(np.uint8) | more << 7
+    return octets.tobytes()
+
+
+def _from_varints(data: bytes) -> npt.NDArray[np.uint64]:
+    octets = np.frombuffer(data, dtype=np.uint8)
+    if not len(octets) or octets[-1] >= 128:
+        raise DirectoryInvalid("is cut short within a number")
+    ends = np.flatnonzero(octets < 128)
+    sizes = np.diff(ends, prepend=-1)
+    longest = int(sizes.max())
+    if longest > 10 or (longest == 10 and octets[ends[sizes == 10]].max() > 1):
+        raise DirectoryInvalid("holds a number of more than 64 bits")
+    values = np.zeros(len(ends), dtype=np.uint64)
+    for position in range(longest):
+        chosen = np.flatnonzero(sizes > position)
+        bits = octets[ends[chosen] - sizes[chosen] + 1 + position] & 127
+        values[chosen] |= bits.astype(np.uint64) << np.uint64(7 * position)
+    return values
+
+
+class Audit:
+    """What the tile entries of an archive amount to, and what is wrong among them.
+
+    Feed every entry by `feed`, in order; then, where `pending` says so, all of
+    them once more by `resolve`. Memory grows only with the entries that repeat
+    earlier bytes (or all of them, where the archive is not clustered).
+    """
+
+    def __init__(self, tile_data_length: int, clustered: bool) -> None:
+        self.tiles = 0
+        """Tiles addressed."""
+        self.entries = 0
+        """Entries seen."""
+        self.first_id = -1
+        self.next_id = 0
+        """One more than the last id addressed."""
+        self.end = 0
+        """One more than the last byte of tile data in use."""
+        self._fresh = 0
+        self._length = tile_data_length
+        self._clustered = clustered
+        self._found: dict[str, tuple[int, int]] = {}
+        self._others = np.empty((0, 2), dtype=np.uint64)
+        self._matched = np.empty(0, dtype=bool)
+        self._resolved_end = 0
+
+    def feed(self, entries: Entries) -> None:
+        """Take in the next entries; none of them may point to a leaf directory."""
+        ids, offsets, lengths = entries.ids, entries.offsets, entries.lengths
+        ends = ids + entries.runs
+        before = np.concatenate([np.array([self.next_id], dtype=np.uint64), ends[:-1]])
+        self._note("not in ascending order, or overlapping the entry before", ids, ids < before)
+        self._note("without bytes", ids, lengths == 0)
+        room = np.uint64(self._length) - np.minimum(offsets, np.uint64(self._length))
+        self._note("outside the tile data", ids, lengths > room)
+        fresh, tops = _fresh(self.end, offsets, lengths)
+        if self._clustered:
+            self._note("out of order in tile data that is said to be clustered", ids, offsets > tops[:-1])
+        if self.first_id < 0:
+            self.first_id = int(ids[0])
+        self.tiles += int(entries.runs.sum())
+        self.entries += len(ids)
+        self.next_id = max(self.next_id, int(ends.max()))
+        self.end = int(tops[-1])
+        self._fresh += int(fresh.sum())
+        others = np.stack([offsets[~fresh], lengths[~fresh]], axis=1)
+        if len(others):
+            self._others = np.unique(np.concatenate([self._others, others]), axis=0)
+            self._matched = np.zeros(len(self._others), dtype=bool)
+
+    @property
+    def pending(self) -> bool:
+        """Whether entries that repeat earlier bytes are left to resolve."""
+        return len(self._others) > 0
+
+    def resolve(self, entries: Entries) -> None:
+        """Match the repeating entries with those they repeat; feed all entries again, in order."""
+        fresh, tops = _fresh(self._resolved_end, entries.offsets, entries.lengths)
+        self._resolved_end = int(tops[-1])
+        offsets, lengths = entries.offsets[fresh], entries.lengths[fresh]
+        if not len(offsets):
+            return
+        places = np.minimum(np.searchsorted(offsets, self._others[:, 0]), len(offsets) - 1)
+        same = offsets[places] == self._others[:, 0]
+        self._matched |= same
+        differing = same & (lengths[places] != self._others[:, 1])
+        self._note("of another length than the entry whose bytes they share", self._others[:, 0], differing)
+
+    @property
+    def contents(self) -> int:
+        """Distinct offsets among the entries."""
+        return self._fresh + len(np.unique(self._others[~self._matched, 0]))
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each kind of thing that is wrong."""
+        found = [
+            f"{count} {'entry is' if count == 1 else 'entries are'} {what} (the first at {first})"
+            for what, (count, first) in self._found.items()
+        ]
+        lost = self._others[~self._matched, 0]
+        if self._clustered and len(lost):
+            found.append(f"entries share bytes that start where no entry's do (the first at {lost[0]})")
+        if self.end < self._length:
+            found.append(f"{self._length - self.end} bytes at the end of the tile data belong to no tile")
+        return found
+
+    def _note(self, what: str, where: npt.NDArray[np.uint64], wrong: npt.NDArray[np.bool_]) -> None:
+        if wrong.any():
+            count, first = self._found.get(what, (0, int(where[np.argmax(wrong)])))
+            self._found[what] = (count + int(wrong.sum()), first)
+
+
+def _fresh(
+    end: int, offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64]]:
+    """Tell which entries continue right where all bytes before them end.
+
+    `end` is where the bytes before the first entry end. Returns that mask,
+    shape (n,), and the ends before each entry and after the last, (n + 1,).
+    """
+    start = np.array([end], dtype=np.uint64)
+    tops = np.maximum.accumulate(np.concatenate([start, offsets + lengths]))
+    return offsets == tops[:-1], tops
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A leaf directory met on a walk."""
+
+    depth: int
+    """Of the directory that points to it; the root's is 1."""
+    announced_id: int
+    first_id: int
+    offset: int
+    length: int
+
+
+def sections(header: Header) -> list[tuple[str, int, int]]:
+    """Return (name, offset, length) of the sections that a header names."""
+    return [
+        ("root directory", header.root_offset, header.root_length),
+        ("metadata", header.metadata_offset, header.metadata_length),
+        ("leaf directories", header.leaf_directory_offset, header.leaf_directory_length),
+        ("tile data", header.tile_data_offset, header.tile_data_length),
+    ]
+
+
+def layout_problems(header: Header, size: int) -> list[str]:
+    """Return what is wrong with a header as such, in a file of `size` bytes, a sentence each."""
+    parts = sections(header)
+    found = [f"the {what} has the offset 0" for what, offset, _ in parts if offset == 0]
+    if header.root_offset + header.root_length > FIRST_READ_BYTES:
+        found.append(f"the root directory does not end within the first {FIRST_READ_BYTES} bytes")
+    ends, last = HEADER_BYTES, "header"
+    for what, offset, length in sorted(parts, key=lambda section: section[1:]):
+        if length and offset < ends:
+            found.append(f"the {what} overlaps the {last}")
+        padded = last == "root directory" and offset == FIRST_READ_BYTES
+        if length and offset > ends and not padded:
+            found.append(f"{offset - ends} bytes between the {last} and the {what} belong to no section")
+        if length:
+            ends, last = max(ends, offset + length), what
+    total = sum(length for _, _, length in parts)
+    if size not in (HEADER_BYTES + total, FIRST_READ_BYTES + total - header.root_length):
+        found.append(f"the file has {size} bytes, which is not what its sections add up to")
+    for what, value, values in (
+        ("clustered flag", header.clustered, range(2)),
+        ("tile compression", header.tile_compression, range(len(COMPRESSIONS))),
+        ("tile type", header.tile_type, range(len(TILE_TYPES))),
+    ):
+        if value not in values:
+            found.append(f"the header's {what} is {value}, which has no meaning")
+    return found + _place_problems(header)
+
+
+def _place_problems(header: Header) -> list[str]:
+    """Return what is wrong with bounds and centre."""
+    found = []
+    for what, low, high, center, limit in (
+        ("longitude", header.min_lon_e7, header.max_lon_e7, header.center_lon_e7, 180 * DEGREE_E7),
+        ("latitude", header.min_lat_e7, header.max_lat_e7, header.center_lat_e7, 90 * DEGREE_E7),
+    ):
+        if not -limit <= low < high <= limit:
+            found.append(f"the bounds run from {what} {low / DEGREE_E7} to {high / DEGREE_E7}")
+        if abs(center) > limit:
+            found.append(f"the centre has the {what} {center / DEGREE_E7}")
+    if not header.min_zoom <= header.center_zoom <= header.max_zoom:
+        found.append(f"the centre has the zoom {header.center_zoom}, which is not between the others")
+    return found
+
+
+def leaf_problems(visited: list[Visit], section_length: int) -> list[str]:
+    """Return what is wrong with how leaf directories lie in their section, a sentence each."""
+    found = []
+    end = 0
+    for leaf in sorted(visited, key=lambda visit: visit.offset):
+        if leaf.depth > 1:
+            found.append(f"the leaf directory at {leaf.offset} is reached by way of another leaf")
+        if leaf.announced_id != leaf.first_id:
+            found.append(
+                f"the leaf directory at {leaf.offset} starts with id {leaf.first_id}, not {leaf.announced_id}"
+            )
+        if leaf.offset != end:
+            found.append(f"the leaf directory at {leaf.offset} does not start where others end, at {end}")
+        end = leaf.offset + leaf.length
+    if end != section_length:
+        found.append(f"the leaf directories take {end} bytes, their section has {section_length}")
+    return found

@@ -1,0 +1,483 @@
+"""MBTiles 1.3 archives: SQLite files of tiles, with the ledger of the blocks that made them.
+
+The only place where a TMS row exists. A writer works on `NAME.mbtiles.partial`
+in WAL mode and gives the file its name when it is whole, so that an archive is
+absent or complete. A block's tiles and its ledger row are one transaction:
+after a crash the ledger tells exactly what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fusi_pipeline.errors import (
+    ArchiveMissing,
+    ArchiveUnreadable,
+    DiskFull,
+    OutputBusy,
+    OutputUnwritable,
+)
+from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.files import free_mib, writable_folder
+from fusi_pipeline.tiles.grid import Bounds, Tile
+
+PARTIAL_SUFFIX = ".partial"
+_APPLICATION_ID = 0x4D504258
+_LEDGER_VERSION = 1
+_PAGE_SIZE = 16384
+_SCHEMA = """
+CREATE TABLE metadata (name TEXT, value TEXT);
+CREATE UNIQUE INDEX metadata_name ON metadata (name);
+CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB);
+CREATE UNIQUE INDEX tile_index ON tiles (zoom_level, tile_column, tile_row);
+CREATE TABLE fusi_blocks (
+    position INTEGER PRIMARY KEY,
+    z INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    tiles INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    extent TEXT,
+    overview BLOB
+);
+CREATE INDEX fusi_blocks_key ON fusi_blocks (key);
+CREATE INDEX fusi_blocks_tile ON fusi_blocks (z, x, y);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """A row of the ledger: one block, its content key, and what it left for the tiles above."""
+
+    tile: Tile
+    """The tile that the block fills."""
+    key: str
+    """Hash of everything the block's bytes depend on."""
+    tiles: int
+    """Number of tiles the block has in the archive."""
+    bytes: int
+    """Their size."""
+    extent: tuple[int, int, int, int] | None
+    """(first column, first row, last column + 1, last row + 1) of its valid pixels on the base zoom's grid."""
+    overview: bytes | None
+    """Its heights at half the resolution of its own tile, packed, for the overviews above."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterPace:
+    """How often a writer empties its log, and how long it pauses for a slow disk."""
+
+    checkpoint_interval: int = 16
+    """Blocks between two `wal_checkpoint(TRUNCATE)`."""
+    commit_sleep_s: float = 0.0
+    """Pause after each transaction."""
+    batch_sleep_s: float = 0.0
+    """Pause after each batch of tiles inside a transaction."""
+    batch_tiles: int = 64
+    """Tiles in a batch."""
+
+
+def _tms_row(tile: Tile) -> int:
+    """Return the MBTiles row, which counts from the south (spec 1.3)."""
+    return (1 << tile.z) - 1 - tile.y
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name under which an archive is being written."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+class MBTilesWriter:
+    """The one writer of an archive. Use it as a context manager.
+
+    Leaving the block without `finish` keeps the partial file, from which the
+    next writer of the same archive goes on.
+    """
+
+    def __init__(self, path: Path, pace: WriterPace | None = None) -> None:
+        """Open the partial file of `path`, a new one or what an earlier run left.
+
+        Raises OutputBusy, OutputUnwritable, DiskFull.
+        """
+        self.path = path
+        self.partial = partial_path(path)
+        self._pace = pace or WriterPace()
+        self._since_checkpoint = 0
+        writable_folder(path.parent)
+        with self._sqlite_errors():
+            self._connection = self._open()
+            self._position = int(
+                self._connection.execute("SELECT coalesce(max(position), 0) FROM fusi_blocks").fetchone()[0]
+            )
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.partial, isolation_level=None, timeout=0.2)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {_LEDGER_VERSION}")
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def ledger(self, *, overviews: bool = False) -> Iterator[BlockRecord]:
+        """Yield the committed blocks in the order they were committed, with their overviews if asked."""
+        return _ledger(self._connection, overviews)
+
+    def read(self, tile: Tile) -> bytes | None:
+        """Return a committed tile's bytes, or None where there is none."""
+        return _read(self._connection, tile)
+
+    def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
+        """Return the packed overview and the extent of a committed block; (None, None) without one."""
+        row = self._connection.execute(
+            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?",
+            (tile.z, tile.x, tile.y),
+        ).fetchone()
+        if row is None:
+            return None, None
+        record = _record(row)
+        return record.overview, record.extent
+
+    def set_aside(self, path: Path) -> None:
+        """Leave WAL mode and give the unfinished file another name, for its blocks to be reused."""
+        self._leave_wal()
+        os.replace(self.partial, path)
+
+    def commit(self, record: BlockRecord, tiles: Iterable[tuple[Tile, bytes]]) -> None:
+        """Add a block: its tiles and its ledger row, in one transaction. Raises DiskFull."""
+        with self._sqlite_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._insert(tiles)
+                self._position += 1
+                self._connection.execute(
+                    "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (self._position, *_row(record)),
+                )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._position = max(self._position - 1, 0)
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._since_checkpoint += 1
+            if self._since_checkpoint >= self._pace.checkpoint_interval:
+                self.checkpoint()
+        if self._pace.commit_sleep_s:
+            time.sleep(self._pace.commit_sleep_s)
+
+    def _insert(self, tiles: Iterable[tuple[Tile, bytes]]) -> None:
+        batch: list[tuple[int, int, int, bytes]] = []
+        for tile, data in tiles:
+            batch.append((tile.z, tile.x, _tms_row(tile), data))
+            if len(batch) >= self._pace.batch_tiles:
+                self._insert_batch(batch)
+                batch = []
+        self._insert_batch(batch)
+
+    def _insert_batch(self, batch: list[tuple[int, int, int, bytes]]) -> None:
+        if not batch:
+            return
+        self._connection.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", batch)
+        if self._pace.batch_sleep_s:
+            time.sleep(self._pace.batch_sleep_s)
+
+    def checkpoint(self) -> None:
+        """Move the log into the file and truncate it."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._since_checkpoint = 0
+
+    def finish(self, metadata: ArchiveMetadata) -> None:
+        """Write the metadata, leave WAL mode and give the file its name. Raises DiskFull."""
+        with self._sqlite_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("DELETE FROM metadata")
+            self._connection.executemany("INSERT INTO metadata VALUES (?, ?)", _metadata_rows(metadata))
+            self._connection.execute("COMMIT")
+            self._leave_wal()
+        os.replace(self.partial, self.path)
+        _sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Close the unfinished file and remove it."""
+        self._connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.partial.with_name(self.partial.name + suffix).unlink(missing_ok=True)
+
+    def _leave_wal(self) -> None:
+        self.checkpoint()
+        self._connection.execute("PRAGMA locking_mode = NORMAL")
+        self._connection.execute("PRAGMA journal_mode = DELETE")
+        self._connection.close()
+
+    def close(self) -> None:
+        """Release the file; what is committed stays in it."""
+        with suppress(sqlite3.Error):
+            self.checkpoint()
+        self._connection.close()
+
+    def _sqlite_errors(self) -> _SqliteErrors:
+        return _SqliteErrors(self.partial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(sqlite3.ProgrammingError):
+            self.close()
+
+
+class MBTilesReader:
+    """A complete MBTiles archive, opened for reading. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an archive. Raises ArchiveMissing and ArchiveUnreadable."""
+        self.path = path
+        if not path.is_file():
+            raise ArchiveMissing(path)
+        try:
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("SELECT zoom_level, tile_column, tile_row, tile_data FROM tiles LIMIT 1")
+            self._values = {
+                str(name): str(value)
+                for name, value in self._connection.execute("SELECT name, value FROM metadata")
+            }
+        except sqlite3.Error as error:
+            raise ArchiveUnreadable(path, f"not a sound MBTiles archive ({error})") from error
+        self._metadata: ArchiveMetadata | None = None
+
+    @property
+    def metadata(self) -> ArchiveMetadata:
+        """What the archive says of itself; zooms it does not state are taken from the tiles."""
+        if self._metadata is None:
+            self._metadata = self._read_metadata()
+        return self._metadata
+
+    def _read_metadata(self) -> ArchiveMetadata:
+        values = dict(self._values)
+        try:
+            if "minzoom" not in values or "maxzoom" not in values:
+                zooms = self.counts()
+                values.setdefault("minzoom", str(min(zooms, default=0)))
+                values.setdefault("maxzoom", str(max(zooms, default=0)))
+            west, south, east, north = (
+                float(part) for part in values.get("bounds", "-180,-85.051129,180,85.051129").split(",")
+            )
+            extra: dict[str, object] = {}
+            with suppress(json.JSONDecodeError):
+                stated = json.loads(values.get("json", "{}"))
+                extra = dict(stated) if isinstance(stated, dict) else {}
+            return ArchiveMetadata(
+                name=values.get("name", self.path.stem),
+                minzoom=int(values["minzoom"]),
+                maxzoom=int(values["maxzoom"]),
+                bounds=Bounds(west, south, east, north),
+                description=values.get("description", ""),
+                attribution=values.get("attribution", ""),
+                format=values.get("format", ""),
+                encoding=values.get("encoding", ""),
+                tile_size=int(values.get("tileSize", "0")),
+                extra=extra,
+            )
+        except ValueError as error:
+            raise ArchiveUnreadable(self.path, f"metadata is malformed ({error})") from error
+
+    def read(self, tile: Tile) -> bytes | None:
+        """Return a tile's bytes, or None where the archive has none."""
+        try:
+            return _read(self._connection, tile)
+        except sqlite3.Error as error:
+            raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
+
+    def coordinates(self, z: int) -> npt.NDArray[np.uint32]:
+        """Return the (x, y) of every tile at a zoom, shape (n, 2), by column."""
+        rows = self._query(
+            "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY tile_column, tile_row", (z,)
+        )
+        chunks: list[npt.NDArray[np.uint32]] = []
+        while chunk := rows.fetchmany(65536):
+            chunks.append(np.array(chunk, dtype=np.uint32))
+        if not chunks:
+            return np.empty((0, 2), dtype=np.uint32)
+        coordinates = np.concatenate(chunks)
+        coordinates[:, 1] = (1 << z) - 1 - coordinates[:, 1]
+        return coordinates
+
+    def counts(self) -> dict[int, int]:
+        """Return the number of tiles at each zoom that has some."""
+        return dict(self._query("SELECT zoom_level, count(*) FROM tiles GROUP BY zoom_level ORDER BY 1", ()))
+
+    def sizes(self) -> dict[int, int]:
+        """Return the bytes of all tiles at each zoom that has some."""
+        return dict(
+            self._query(
+                "SELECT zoom_level, sum(length(tile_data)) FROM tiles GROUP BY zoom_level ORDER BY 1", ()
+            )
+        )
+
+    def ledger(self) -> Iterator[BlockRecord]:
+        """Yield the blocks the archive was made of, without their overviews; none in foreign archives."""
+        return _ledger(self._connection, False) if self.has_ledger else iter(())
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether fusi wrote the archive, at a version whose ledger can be read."""
+        version = self._query("PRAGMA user_version", ()).fetchone()[0]
+        names = {name for (name,) in self._query("SELECT name FROM sqlite_master WHERE type = 'table'", ())}
+        return "fusi_blocks" in names and version == _LEDGER_VERSION
+
+    def block(self, tile: Tile, key: str) -> BlockRecord | None:
+        """Return a block of the ledger, with its overview, where its key is `key`."""
+        row = self._query(
+            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
+            " WHERE z = ? AND x = ? AND y = ? AND key = ?",
+            (tile.z, tile.x, tile.y, key),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+    def square(self, tile: Tile, z: int) -> Iterator[tuple[Tile, bytes]]:
+        """Yield the tiles at zoom `z` that a tile of the same or a lower zoom holds, row by row."""
+        levels = z - tile.z
+        side = 1 << levels
+        top = tile.y << levels
+        for y in range(top, top + side):
+            for x in range(tile.x << levels, (tile.x << levels) + side):
+                one = Tile(z, x, y)
+                data = self.read(one)
+                if data is not None:
+                    yield one, data
+
+    def integrity_problem(self) -> str | None:
+        """Return what SQLite's own check finds wrong with the file, or None."""
+        try:
+            verdict = str(self._connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.Error as error:
+            return str(error)
+        return None if verdict == "ok" else verdict
+
+    def _query(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _SqliteErrors:
+    """Turns what SQLite says of the disk and of locks into errors a person can act on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = code & 0xFF if isinstance(code, int) else None
+        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and free_mib(self._path) < 1):
+            raise DiskFull(self._path, free_mib(self._path)) from error
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise OutputBusy(self._path) from error
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            raise OutputUnwritable(self._path, str(error)) from error
+        if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise ArchiveUnreadable(self._path, f"is damaged ({error}); remove it and run again") from error
+
+
+def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
+    box, (lon, lat, zoom) = metadata.bounds, metadata.center
+    rows = {
+        "name": metadata.name,
+        "format": metadata.format,
+        "type": "overlay",
+        "version": "1",
+        "description": metadata.description,
+        "attribution": metadata.attribution,
+        "bounds": ",".join(f"{value:.7f}" for value in (box.west, box.south, box.east, box.north)),
+        "center": f"{lon:.7f},{lat:.7f},{zoom}",
+        "minzoom": str(metadata.minzoom),
+        "maxzoom": str(metadata.maxzoom),
+        "encoding": metadata.encoding,
+        "tileSize": str(metadata.tile_size),
+        "json": json.dumps(dict(metadata.extra), sort_keys=True) if metadata.extra else "",
+    }
+    return [(name, value) for name, value in rows.items() if value]
+
+
+def _row(record: BlockRecord) -> tuple[object, ...]:
+    extent = None if record.extent is None else ",".join(str(value) for value in record.extent)
+    tile = record.tile
+    return tile.z, tile.x, tile.y, record.key, record.tiles, record.bytes, extent, record.overview
+
+
+def _record(row: tuple[int, int, int, str, int, int, str | None, bytes | None]) -> BlockRecord:
+    z, x, y, key, tiles, size, text, overview = row
+    extent = None
+    if text is not None:
+        left, top, right, bottom = (int(part) for part in text.split(","))
+        extent = (left, top, right, bottom)
+    return BlockRecord(Tile(z, x, y), key, tiles, size, extent, overview)
+
+
+def _read(connection: sqlite3.Connection, tile: Tile) -> bytes | None:
+    row = connection.execute(
+        "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+        (tile.z, tile.x, _tms_row(tile)),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _ledger(connection: sqlite3.Connection, overviews: bool) -> Iterator[BlockRecord]:
+    overview = "overview" if overviews else "NULL"
+    rows = connection.execute(
+        f"SELECT z, x, y, key, tiles, bytes, extent, {overview} FROM fusi_blocks ORDER BY position"
+    )
+    return (_record(row) for row in rows)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

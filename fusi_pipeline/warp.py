@@ -1,0 +1,333 @@
+"""One window of one source, warped once, as heights with NaN where missing.
+
+All files of the source that touch the window are mosaicked on their own pixel
+grid first, so that neighbouring files meet without a seam; files on different
+grids or in different CRSs are warped one grid after another, finest first,
+each filling what is still missing. Coordinates come from PROJ on a lattice
+that is refined until interpolating in it is exact (`Lattice`, `_TOLERANCE_PX`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform as project_points
+from rasterio.windows import Window
+
+from fusi_pipeline.errors import SourceUnreadable
+from fusi_pipeline.pixel_grid import PixelGrid, pixel_grids
+from fusi_pipeline.sources import SourceFile, heights_m
+from fusi_pipeline.tasks import WarpParameters
+from fusi_pipeline.tiles import grid, resample
+from fusi_pipeline.tiles.grid import XYBounds
+from fusi_pipeline.tiles.resample import Heights, Lattice
+
+_WEB_MERCATOR = CRS.from_epsg(3857)
+_SPACING_PX = 32
+_TOLERANCE_PX = 1e-4
+"""Largest error of an interpolated coordinate, in source pixels, before the lattice is refined."""
+_MAX_SOURCE_PX = 4096 * 4096
+"""A source window larger than this is warped in quarters, to bound memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetWindow:
+    """A rectangle of the global pixel grid of a zoom; (0, 0) is the north-west corner of the world."""
+
+    z: int
+    col_off: int
+    row_off: int
+    width: int
+    height: int
+
+    @property
+    def box(self) -> XYBounds:
+        """The window in EPSG:3857 metres."""
+        size = grid.resolution_m(self.z)
+        left = -grid.HALF_WORLD_M + self.col_off * size
+        top = grid.HALF_WORLD_M - self.row_off * size
+        return XYBounds(left, top - self.height * size, left + self.width * size, top)
+
+    def quarters(self) -> list[TargetWindow]:
+        """Return the window cut in four (in two where it is one pixel wide or high)."""
+        parts = []
+        for row_off, height in _halves(self.row_off, self.height):
+            for col_off, width in _halves(self.col_off, self.width):
+                parts.append(TargetWindow(self.z, col_off, row_off, width, height))
+        return parts
+
+
+class Datasets:
+    """The source files a worker keeps open, the least recently used closed first."""
+
+    def __init__(self, folder: Path, limit: int = 64) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._open: OrderedDict[str, Any] = OrderedDict()
+
+    def dataset(self, filename: str) -> Any:
+        """Return a file of the folder, open for reading. Raises SourceUnreadable."""
+        if filename in self._open:
+            self._open.move_to_end(filename)
+            return self._open[filename]
+        path = self._folder / filename
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                dataset = rasterio.open(path)
+        except (RasterioError, OSError) as error:
+            raise SourceUnreadable(path, str(error)) from error
+        self._open[filename] = dataset
+        if len(self._open) > self._limit:
+            self._open.popitem(last=False)[1].close()
+        return dataset
+
+    def read(self, file: SourceFile, window: Window, parameters: WarpParameters) -> Heights:
+        """Return the heights of a window of a file, shape (window.height, window.width)."""
+        dataset = self.dataset(file.filename)
+        try:
+            raw = dataset.read(1, window=window)
+            mask = dataset.read_masks(1, window=window) if file.has_mask else None
+        except (RasterioError, OSError) as error:
+            raise SourceUnreadable(self._folder / file.filename, str(error)) from error
+        return heights_m(raw, mask, file, parameters.unit_factor, parameters.offset_m)
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def warp(
+    files: Sequence[SourceFile],
+    datasets: Datasets,
+    window: TargetWindow,
+    parameters: WarpParameters,
+    *,
+    threads: int = 1,
+) -> Heights:
+    """Return the heights of a target window, shape (height, width), NaN where no file has any.
+
+    `files` are those that may touch the window, in order of precedence where
+    they overlap on one grid. Raises SourceUnreadable.
+    """
+    out = np.full((window.height, window.width), np.nan, dtype=np.float32)
+    for pixel_grid in sorted(pixel_grids(files), key=lambda one: one.pixel_m):
+        method = parameters.resampling
+        if pixel_grid.key in parameters.averaged and method != "nearest":
+            method = "average"
+        for part in _touched(window, [file for file, _, _ in pixel_grid.files]):
+            rows = slice(part.row_off - window.row_off, part.row_off - window.row_off + part.height)
+            cols = slice(part.col_off - window.col_off, part.col_off - window.col_off + part.width)
+            target = out[rows, cols]
+            _warp_grid(pixel_grid, datasets, part, method, parameters, target, threads)
+    return out
+
+
+def _warp_grid(
+    pixel_grid: PixelGrid,
+    datasets: Datasets,
+    window: TargetWindow,
+    method: str,
+    parameters: WarpParameters,
+    out: Heights,
+    threads: int,
+) -> None:
+    if not np.isnan(out).any():
+        return
+    lattice, period = _lattice(pixel_grid, window)
+    extent = _source_extent(pixel_grid, lattice, period, resample.RADIUS_PX[method] + 1)
+    if extent is None:
+        return
+    col_off, row_off, width, height = extent
+    if width * height > _MAX_SOURCE_PX and window.width * window.height > 1:
+        for quarter in window.quarters():
+            row, col = quarter.row_off - window.row_off, quarter.col_off - window.col_off
+            target = out[row : row + quarter.height, col : col + quarter.width]
+            _warp_grid(pixel_grid, datasets, quarter, method, parameters, target, threads)
+        return
+    source = _mosaic(pixel_grid, datasets, extent, parameters)
+    if source is None:
+        return
+    shifted = Lattice(lattice.spacing, lattice.x - col_off, lattice.y - row_off)
+    resample.sample(source, shifted, method, out, period=period, threads=threads)
+
+
+def _mosaic(
+    pixel_grid: PixelGrid,
+    datasets: Datasets,
+    extent: tuple[int, int, int, int],
+    parameters: WarpParameters,
+) -> Heights | None:
+    """Return the heights of a rectangle of the pixel grid from every file that touches it."""
+    col_off, row_off, width, height = extent
+    mosaic: Heights | None = None
+    for file, file_col, file_row in pixel_grid.files:
+        left, top = max(col_off, file_col), max(row_off, file_row)
+        right = min(col_off + width, file_col + file.width)
+        bottom = min(row_off + height, file_row + file.height)
+        if left >= right or top >= bottom:
+            continue
+        window = Window(left - file_col, top - file_row, right - left, bottom - top)
+        part = datasets.read(file, window, parameters)
+        if mosaic is None and part.shape == (height, width):
+            mosaic = part
+            continue
+        if mosaic is None:
+            mosaic = np.full((height, width), np.nan, dtype=np.float32)
+        place = mosaic[top - row_off : bottom - row_off, left - col_off : right - col_off]
+        np.copyto(place, part, where=np.isnan(place))
+    return mosaic
+
+
+def _lattice(pixel_grid: PixelGrid, window: TargetWindow) -> tuple[Lattice, float]:
+    """Return source coordinates for a window, fine enough, and the world's width in columns."""
+    crs = CRS.from_wkt(pixel_grid.crs)
+    period = abs(_turn(crs) / pixel_grid.transform[0]) if crs.is_geographic else 0.0
+    spacing = _SPACING_PX
+    while True:
+        lattice = _project(pixel_grid, crs, window, spacing, period)
+        if spacing == 1 or _lattice_error(pixel_grid, crs, window, lattice, period) <= _TOLERANCE_PX:
+            return lattice, period
+        spacing //= 2
+
+
+def _project(
+    pixel_grid: PixelGrid, crs: CRS, window: TargetWindow, spacing: int, period: float
+) -> Lattice:
+    cells_x = -(-window.width // (2 * spacing))
+    cells_y = -(-window.height // (2 * spacing))
+    cols = np.arange(2 * cells_x + 1, dtype=np.float64) * spacing
+    rows = np.arange(2 * cells_y + 1, dtype=np.float64) * spacing
+    x, y = _source_positions(pixel_grid, crs, window, *np.meshgrid(cols, rows))
+    if period:
+        x = np.unwrap(x, period=period, axis=1)
+    return Lattice(spacing, x, y)
+
+
+def _source_positions(
+    pixel_grid: PixelGrid,
+    crs: CRS,
+    window: TargetWindow,
+    cols: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    size = grid.resolution_m(window.z)
+    x_m = -grid.HALF_WORLD_M + (window.col_off + cols.ravel()) * size
+    y_m = grid.HALF_WORLD_M - (window.row_off + rows.ravel()) * size
+    xs, ys = project_points(_WEB_MERCATOR, crs, x_m, y_m)
+    x, y = pixel_grid.position(np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64))
+    return x.reshape(cols.shape), y.reshape(cols.shape)
+
+
+def _lattice_error(
+    pixel_grid: PixelGrid, crs: CRS, window: TargetWindow, lattice: Lattice, period: float
+) -> float:
+    """Return the largest error, in source pixels, at a sample of positions between the lattice's corners."""
+    if not (np.isfinite(lattice.x).all() and np.isfinite(lattice.y).all()):
+        return math.inf
+    cols = np.linspace(lattice.spacing / 2, max(window.width - lattice.spacing / 2, 1), 6)
+    rows = np.linspace(lattice.spacing / 2, max(window.height - lattice.spacing / 2, 1), 6)
+    cols = (np.floor(cols / lattice.spacing) + 0.5) * lattice.spacing
+    rows = (np.floor(rows / lattice.spacing) + 0.5) * lattice.spacing
+    at_col, at_row = np.meshgrid(cols, rows)
+    exact_x, exact_y = _source_positions(pixel_grid, crs, window, at_col, at_row)
+    error = 0.0
+    for col, row, x, y in zip(
+        at_col.ravel(), at_row.ravel(), exact_x.ravel(), exact_y.ravel(), strict=True
+    ):
+        near_x, near_y = resample.interpolate(lattice, col, row)
+        off = abs(near_x - x)
+        if period:
+            off = min(off % period, period - off % period)
+        error = max(error, off, abs(near_y - y))
+    return error if math.isfinite(error) else math.inf
+
+
+def _source_extent(
+    pixel_grid: PixelGrid, lattice: Lattice, period: float, margin: int
+) -> tuple[int, int, int, int] | None:
+    """Return (col_off, row_off, width, height) of what the lattice needs of the files, or None."""
+    finite = np.isfinite(lattice.x) & np.isfinite(lattice.y)
+    if not finite.any():
+        return None
+    left_px, right_px = float(lattice.x[finite].min()), float(lattice.x[finite].max())
+    top_px, bottom_px = float(lattice.y[finite].min()), float(lattice.y[finite].max())
+    first_col = min(col for _, col, _ in pixel_grid.files)
+    last_col = max(col + file.width for file, col, _ in pixel_grid.files)
+    first_row = min(row for _, _, row in pixel_grid.files)
+    last_row = max(row + file.height for file, _, row in pixel_grid.files)
+    spans = []
+    for turns in (-1, 0, 1) if period else (0,):
+        start = max(math.floor(left_px + turns * period) - margin, first_col)
+        stop = min(math.ceil(right_px + turns * period) + margin, last_col)
+        if start < stop:
+            spans.append((start, stop))
+    top = max(math.floor(top_px) - margin, first_row)
+    bottom = min(math.ceil(bottom_px) + margin, last_row)
+    if not spans or top >= bottom:
+        return None
+    left, right = min(start for start, _ in spans), max(stop for _, stop in spans)
+    return left, top, right - left, bottom - top
+
+
+def _touched(window: TargetWindow, files: Sequence[SourceFile]) -> list[TargetWindow]:
+    """Return the part of a window that the files' boxes cover (two parts, at most, round the world).
+
+    Boxes are widened a little: they come from edges sampled at intervals.
+    """
+    size = grid.resolution_m(window.z)
+    first_col, last_col = window.col_off + window.width, window.col_off
+    first_row, last_row = window.row_off + window.height, window.row_off
+    for file in files:
+        for box in file.box.parts():
+            slack = 2 * size + 0.002 * max(box.right - box.left, box.top - box.bottom)
+            left = math.floor((box.left - slack + grid.HALF_WORLD_M) / size)
+            right = math.ceil((box.right + slack + grid.HALF_WORLD_M) / size)
+            top = math.floor((grid.HALF_WORLD_M - box.top - slack) / size)
+            bottom = math.ceil((grid.HALF_WORLD_M - box.bottom + slack) / size)
+            if right <= window.col_off or left >= window.col_off + window.width:
+                continue
+            if bottom <= window.row_off or top >= window.row_off + window.height:
+                continue
+            first_col, last_col = min(first_col, left), max(last_col, right)
+            first_row, last_row = min(first_row, top), max(last_row, bottom)
+    first_col, first_row = max(first_col, window.col_off), max(first_row, window.row_off)
+    last_col = min(last_col, window.col_off + window.width)
+    last_row = min(last_row, window.row_off + window.height)
+    if first_col >= last_col or first_row >= last_row:
+        return []
+    return [TargetWindow(window.z, first_col, first_row, last_col - first_col, last_row - first_row)]
+
+
+def _halves(offset: int, length: int) -> list[tuple[int, int]]:
+    if length == 1:
+        return [(offset, 1)]
+    half = length // 2
+    return [(offset, half), (offset + half, length - half)]
+
+
+def _turn(crs: CRS) -> float:
+    """Return a full turn in the units of a geographic CRS (360 for degrees, 400 for gon)."""
+    _, radians_per_unit = crs.units_factor
+    return 2 * math.pi / radians_per_unit
