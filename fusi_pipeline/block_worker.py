@@ -15,12 +15,12 @@ import rasterio
 from fusi_pipeline import overview, warp
 from fusi_pipeline.plan import Block
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, united
-from fusi_pipeline.tiles import resample
+from fusi_pipeline.tiles import native, resample
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.mbtiles import BlockRecord
 from fusi_pipeline.tiles.resample import Heights
 
-resample.warm_up()
+native.warm_up()
 
 
 class _Worker:

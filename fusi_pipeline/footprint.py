@@ -82,10 +82,10 @@ def _positions(
     for samples in (_SAMPLES, _DENSE_SAMPLES):
         lons, lats = to_lonlat(*_snake(extent, samples))
         finite = np.isfinite(lons) & np.isfinite(lats)
+        if not finite.any():
+            raise OutsideMercator("cannot be projected to web mercator")
         if finite.all():
             break
-    if not finite.any():
-        raise OutsideMercator("cannot be projected to web mercator")
     return np.unwrap(lons[finite], period=360), lats[finite]
 
 

@@ -208,6 +208,11 @@ def _check(dataset: Any) -> None:
     ]
     if bands != [1]:
         raise _Unusable(f"has {len(bands)} bands, not one: extract the heights into a file of their own")
+    if dataset.count > 1 and MaskFlags.all_valid in dataset.mask_flag_enums[0]:
+        raise _Unusable(
+            f"its alpha band is {dataset.dtypes[1]}, which GDAL does not take for a mask: "
+            "make it one with gdal_translate -b 1 -mask 2"
+        )
     if dataset.dtypes[0].startswith("complex"):
         raise _Unusable(f"holds complex numbers ({dataset.dtypes[0]}), not heights")
     if not dataset.scales[0] or not math.isfinite(dataset.scales[0] + dataset.offsets[0]):
@@ -219,11 +224,8 @@ def _check(dataset: Any) -> None:
         raise _Unusable("has no geotransform, so its place is unknown")
     if dataset.crs is None:
         raise _Unusable("has no CRS: assign the right one with gdal_edit.py -a_srs")
-    skew = max(
-        abs(affine.b) * dataset.height / abs(affine.a or 1e-300),
-        abs(affine.d) * dataset.width / abs(affine.e or 1e-300),
-    )
-    if skew > 0.01:
+    skew = max(abs(affine.b) * dataset.height, abs(affine.d) * dataset.width)
+    if skew > 0.01 * min(abs(affine.a), abs(affine.e)):
         raise _Unusable("is rotated or sheared: warp it to a north-up grid with gdalwarp first")
 
 

@@ -250,17 +250,13 @@ def _lattice_error(
     rows = np.linspace(lattice.spacing / 2, max(window.height - lattice.spacing / 2, 1), 6)
     cols = (np.floor(cols / lattice.spacing) + 0.5) * lattice.spacing
     rows = (np.floor(rows / lattice.spacing) + 0.5) * lattice.spacing
-    at_col, at_row = np.meshgrid(cols, rows)
+    at_col, at_row = (axis.ravel() for axis in np.meshgrid(cols, rows))
     exact_x, exact_y = _source_positions(pixel_grid, crs, window, at_col, at_row)
-    error = 0.0
-    for col, row, x, y in zip(
-        at_col.ravel(), at_row.ravel(), exact_x.ravel(), exact_y.ravel(), strict=True
-    ):
-        near_x, near_y = resample.interpolate(lattice, col, row)
-        off = abs(near_x - x)
-        if period:
-            off = min(off % period, period - off % period)
-        error = max(error, off, abs(near_y - y))
+    near_x, near_y = lattice.at(at_col, at_row)
+    off = np.abs(near_x - exact_x)
+    if period:
+        off = np.minimum(off % period, period - off % period)
+    error = float(np.max([off, np.abs(near_y - exact_y)]))
     return error if math.isfinite(error) else math.inf
 
 

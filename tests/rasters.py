@@ -7,6 +7,7 @@ other writers make one kind of broken or unusual file each.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,13 +32,15 @@ def plane(
 ) -> Heights:
     """Return a tilted plane: `corner_m` at the north-west pixel, rising per pixel to the east and south."""
     y, x = np.mgrid[0:rows, 0:cols].astype(np.float64)
-    return corner_m + east_m * x + south_m * y
+    heights: Heights = corner_m + east_m * x + south_m * y
+    return heights
 
 
 def cone(rows: int, cols: int, *, top_m: float = 1000.0, slope_m: float = 10.0) -> Heights:
     """Return a cone around the middle: `top_m` less `slope_m` per pixel of distance."""
     y, x = np.mgrid[0:rows, 0:cols].astype(np.float64)
-    return top_m - slope_m * np.hypot(y - (rows - 1) / 2, x - (cols - 1) / 2)
+    heights: Heights = top_m - slope_m * np.hypot(y - (rows - 1) / 2, x - (cols - 1) / 2)
+    return heights
 
 
 def terrain(
@@ -146,7 +149,8 @@ def write_many(
 
 def write_rotated(path: Path, degrees: float = 10.0) -> Path:
     """Write a raster whose grid is turned against north."""
-    turned = Affine.translation(500_000, 5_000_000) * Affine.rotation(degrees) * Affine.scale(30, -30)
+    east, north = 30 * math.cos(math.radians(degrees)), 30 * math.sin(math.radians(degrees))
+    turned = Affine(east, north, 500_000, north, -east, 5_000_000)
     return write(path, plane(20, 20), crs="EPSG:32632", transform=turned)
 
 

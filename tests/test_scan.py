@@ -157,21 +157,28 @@ def test_counts_of_any_type_and_layout(source: Source, dtype: str, layout: dict[
     assert (file.valid_pixels, file.minimum, file.maximum) == (kept.size, kept.min(), kept.max())
 
 
-@pytest.mark.parametrize("kind", ["mask_band", "alpha"])
-def test_mask_and_alpha_bands_are_validity(source: Source, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "dtype"), [("mask_band", "int16"), ("alpha", "uint8"), ("alpha", "uint16")])
+def test_mask_and_alpha_bands_are_validity(source: Source, kind: str, dtype: str) -> None:
     hole = rasters.hole(40, 60)
-    rasters.write(source.folder / "a.tif", HEIGHTS, absent=hole, fill=-32767, dtype="int16", **{kind: True})
+    heights = rasters.plane(40, 60)
+    rasters.write(source.folder / "a.tif", heights, absent=hole, fill=0, dtype=dtype, **{kind: True})  # type: ignore[arg-type]
     file = source.file()
     assert file.has_mask
     assert file.valid_pixels == np.count_nonzero(~hole)
-    assert file.minimum == np.rint(HEIGHTS[~hole].min())
+    assert file.minimum == heights[~hole].min()
+    assert file.warnings == ()
+
+
+def test_an_alpha_band_that_gdal_would_ignore(source: Source) -> None:
+    rasters.write(source.folder / "a.tif", HEIGHTS, absent=rasters.hole(40, 60), fill=0, alpha=True)
+    assert "its alpha band is float32" in source.problem()
 
 
 def test_scale_offset_and_units(source: Source) -> None:
-    rasters.write(source.folder / "a.tif", rasters.plane(20, 20), dtype="uint16", scale=0.01, offset=-500.0)
+    rasters.write(source.folder / "a.tif", rasters.plane(20, 20), dtype="uint16", scale=0.01, offset=-100.0)
     source.configure("unit_factor = 0.5\noffset_m = 7")
     file = source.file()
-    assert (file.scale, file.offset) == (0.01, -500.0)
+    assert (file.scale, file.offset) == (0.01, -100.0)
     assert (file.minimum, file.maximum) == pytest.approx((100 * 0.5 + 7, 157 * 0.5 + 7))
     with rasterio.open(source.folder / "a.tif") as dataset:
         heights = heights_m(dataset.read(1), None, file, 0.5, 7)
@@ -290,7 +297,7 @@ def test_geographic_across_the_antimeridian(source: Source, crs: str, left: floa
 )
 def test_geographic_by_whole_turns_and_at_the_edge(source: Source, left: float, expected: float) -> None:
     box = placed(source, "EPSG:4326", left, 1, 0.1)
-    wanted = (project(expected, 0)[0], project(-1, 0)[1], project(expected + 2, 0)[0], project(1, 1)[1])
+    wanted = (project(expected, 0)[0], project(0, -1)[1], project(expected + 2, 0)[0], project(1, 1)[1])
     assert (box.left, box.bottom, box.right, box.top) == pytest.approx(wanted, abs=0.01)
 
 
@@ -302,7 +309,7 @@ def test_whole_world(source: Source, left: float, cols: int) -> None:
 
 @pytest.mark.parametrize(
     ("crs", "left"),
-    [("EPSG:32660", 700_000), ("EPSG:32601", 250_000), ("EPSG:3832", 3_300_000), ("EPSG:3857", 20_000_000)],
+    [("EPSG:32660", 700_000), ("EPSG:32601", 100_000), ("EPSG:3832", 3_300_000), ("EPSG:3857", 20_000_000)],
 )
 def test_projected_across_the_antimeridian(source: Source, crs: str, left: float) -> None:
     top = 1_000_000

@@ -10,19 +10,28 @@ import pytest
 import rasterio
 from rasterio.warp import transform_bounds
 
+from fusi_pipeline.errors import SourceEmpty
 from fusi_pipeline.scan import ScanReport, scan
 from fusi_pipeline.sources import SourceFile, SourceIndex, raster_files
 from fusi_pipeline.tiles.grid import HALF_WORLD_M, XYBounds
-from tests.test_scan import finish
 
-GROUPS = "japan riviera sthelens auckland sf_bay equator odd minnesota portland los_angeles".split()
+GROUPS = (
+    *("japan", "riviera", "sthelens", "auckland", "sf_bay"),
+    *("equator", "odd", "minnesota", "portland", "los_angeles"),
+)
 
 
 def scanned(folder: Path, place: Path) -> tuple[ScanReport, list[SourceFile]]:
     """Scan a copy of a folder; return the report and the records."""
     copy = place / folder.name
     shutil.copytree(folder, copy)
-    report = finish(scan(copy, place / f"{folder.name}.index", name=folder.name))
+    running = scan(copy, place / f"{folder.name}.index", name=folder.name)
+    report = None
+    while report is None:
+        try:
+            next(running)
+        except StopIteration as stop:
+            report = stop.value
     with SourceIndex(place / f"{folder.name}.index") as index:
         return report, list(index.files())
 
@@ -56,10 +65,7 @@ def test_warnings_are_few_and_right(dem: Path, tmp_path: Path) -> None:
         for folder in sorted((dem / group).iterdir()):
             report, _ = scanned(folder, tmp_path / group)
             found.update({(folder.name, name): text for name, text in report.warnings})
-    assert set(found) == {
-        ("gsi_dem5b", "FG-GML-3624-30-98-DEM5B-20170202.tif"),
-        ("usgs_dome_webmerc_zero", "5.tif"),
-    }
+    assert list(found) == [("usgs_dome_webmerc_zero", "5.tif")]
     assert "0 looks like fill" in found["usgs_dome_webmerc_zero", "5.tif"]
 
 
@@ -78,5 +84,5 @@ def test_formats_other_than_tiff(dem: Path, tmp_path: Path) -> None:
     for name in ("dted", "usgs_dem", "netcdf"):
         report, _ = scanned(dem / "originals" / name, tmp_path)
         assert (report.files, report.broken) == (1, ())
-    with pytest.raises(Exception, match="holds no raster"):
+    with pytest.raises(SourceEmpty, match="holds no raster"):
         scanned(dem / "originals" / "compound_crs", tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,14 +171,21 @@ def test_raster_entries_know_their_sidecars_and_survive_loops(tmp_path: Path) ->
     ]
 
 
-def test_missing_numbers() -> None:
-    floats = np.array([1, np.nan, np.inf, -np.inf, -9999, -3.4028235e38], np.float32)
-    assert sources.missing(floats, None) is not None
-    assert list(np.flatnonzero(sources.missing(floats, None))) == [1, 2, 3]
-    assert list(np.flatnonzero(sources.missing(floats, math.nan))) == [1, 2, 3]
-    assert list(np.flatnonzero(sources.missing(floats, -9999.0))) == [1, 2, 3, 4]
-    assert list(np.flatnonzero(sources.missing(floats, -3.4e38))) == [1, 2, 3, 5]
-    assert list(np.flatnonzero(sources.missing(np.array([0.1], np.float32), 0.1))) == [0]
+@pytest.mark.parametrize(
+    ("nodata", "where"),
+    [
+        (None, [1, 2, 3]),
+        (math.nan, [1, 2, 3]),
+        (-9999.0, [1, 2, 3, 4]),
+        (-3.4e38, [1, 2, 3, 5]),
+        (0.1, [0, 1, 2, 3]),
+    ],
+)
+def test_missing_numbers(nodata: float | None, where: list[int]) -> None:
+    numbers = np.array([0.1, np.nan, np.inf, -np.inf, -9999, -3.4028235e38], np.float32)
+    absent = sources.missing(numbers, nodata)
+    assert absent is not None
+    assert np.flatnonzero(absent).tolist() == where
 
 
 @pytest.mark.parametrize("nodata", [-9999.0, 256.0, 0.5, math.nan, -3.4e38, math.inf])
@@ -349,7 +357,7 @@ def test_index_is_current_until_something_changes(tmp_path: Path) -> None:
         assert sources.is_current(folder, path)
 
     assert not sources.is_current(folder, path)
-    changes = [
+    changes: list[Callable[[], object]] = [
         lambda: (folder / "c.tif").touch(),
         lambda: (folder / "c.tif").unlink(),
         lambda: (folder / "a.tif").write_text("xy", encoding="utf-8"),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fusi_pipeline.tiles.native import kernel, pointer
+
 MINIMUM_M = -32768.0
 MAXIMUM_M = 32767.99609375
 
@@ -31,22 +33,18 @@ def encode(elevation_m: npt.NDArray[np.float32], z: int) -> npt.NDArray[np.uint8
     to the nearest multiple of the zoom's step, ties to even, and clamped to
     what Terrarium holds. None where every pixel is missing.
     """
-    missing = np.isnan(elevation_m)
-    if missing.all():
+    rows, cols = elevation_m.shape
+    if elevation_m.strides[1] != elevation_m.itemsize:
+        elevation_m = np.ascontiguousarray(elevation_m)
+    stride = elevation_m.strides[0] // elevation_m.itemsize
+    pixels = np.empty((rows, cols, 3), dtype=np.uint8)
+    arguments = (pointer(elevation_m), stride, rows, cols, step_units(z))
+    missing = kernel("encode")(*arguments, 3, pointer(pixels))
+    if missing == rows * cols:
         return None
-    units = step_units(z)
-    scaled = np.multiply(elevation_m, np.float32(256 / units), dtype=np.float32)
-    scaled[missing] = 0
-    low, high = int(MINIMUM_M * 256) // units, int(MAXIMUM_M * 256) // units
-    code = np.clip(np.rint(scaled), low, high).astype(np.int32)
-    code *= units
-    code += 32768 * 256
-    big_endian = code.astype(">u4").view(np.uint8).reshape(*code.shape, 4)
-    if not missing.any():
-        return np.ascontiguousarray(big_endian[..., 1:])
-    pixels = np.empty((*code.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = big_endian[..., 1:]
-    pixels[..., 3] = np.where(missing, 0, 255)
+    if missing:
+        pixels = np.empty((rows, cols, 4), dtype=np.uint8)
+        kernel("encode")(*arguments, 4, pointer(pixels))
     return pixels
 
 
@@ -55,14 +53,7 @@ def decode(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
     `pixels` has shape (rows, cols, 3) or (rows, cols, 4).
     """
-    code = pixels[..., 0].astype(np.int32)
-    code <<= 8
-    code |= pixels[..., 1]
-    code <<= 8
-    code |= pixels[..., 2]
-    elevation = code.astype(np.float32)
-    elevation *= np.float32(1 / 256)
-    elevation -= np.float32(32768)
-    if pixels.shape[-1] == 4:
-        elevation[pixels[..., 3] == 0] = np.nan
+    pixels = np.ascontiguousarray(pixels)
+    elevation = np.empty(pixels.shape[:2], dtype=np.float32)
+    kernel("decode")(pointer(pixels), elevation.size, pixels.shape[2], pointer(elevation))
     return elevation

@@ -1,0 +1,157 @@
+"""Machine code of the kernels: compiled once for a machine, then loaded in milliseconds.
+
+numba compiles `kernels` when no code for this version, processor and Python is
+in the cache; importing numba costs most of a second in every process, so after
+that only llvmlite is needed. Calls release the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy.typing as npt
+
+_SOURCE = Path(__file__).with_name("kernels.py")
+_ARGUMENTS = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
+_KERNELS = {
+    "sample": (None, "piippiiiidpiiiipppp"),
+    "halve": (None, "piip"),
+    "encode": ("i", "piiiiip"),
+    "decode": ("i", "piip"),
+}
+"""Result and arguments of each kernel: p pointer, i int64, d float64."""
+_ABSENT = ("numba_gil_ensure", "numba_gil_release")
+"""Named by numba's wrapper for errors, which these kernels cannot have; never called."""
+
+
+@cache
+def kernel(name: str) -> Callable[..., Any]:
+    """Return a kernel as a function of pointers and numbers."""
+    result, arguments = _KERNELS[name]
+    prototype = ctypes.CFUNCTYPE(
+        None if result is None else _ARGUMENTS[result], *(_ARGUMENTS[letter] for letter in arguments)
+    )
+    symbols, engine = _loaded()
+    return prototype(engine.get_function_address(symbols[name]))
+
+
+def pointer(array: npt.NDArray[Any]) -> int:
+    """Return the address of an array's first element."""
+    return int(array.ctypes.data)
+
+
+def warm_up() -> None:
+    """Load every kernel, compiling them first where that was not done yet."""
+    for name in _KERNELS:
+        kernel(name)
+
+
+@cache
+def _loaded() -> tuple[dict[str, str], Any]:
+    """Return the symbol of each kernel and the engine that holds their code."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = _machine()
+    for name in _ABSENT:
+        llvm.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_DecRef, ctypes.c_void_p).value)
+    symbols, code = _cached(machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for part in code:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(part))
+    engine.finalize_object()
+    return symbols, engine
+
+
+def _machine() -> Any:
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"
+    )
+
+
+def _cached(machine: Any) -> tuple[dict[str, str], list[bytes]]:
+    """Return symbols and object code, from the cache or compiled now and put there."""
+    name = f"fusi-kernels-{_digest()}.bin"
+    folders = _cache_folders()
+    for folder in folders:
+        with suppress(OSError, ValueError, KeyError):
+            return _unpacked((folder / name).read_bytes())
+    symbols, code = _compiled(machine)
+    packed = _packed(symbols, code)
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, scratch = tempfile.mkstemp(dir=folder)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(packed)
+            os.replace(scratch, folder / name)
+            break
+    return symbols, code
+
+
+def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
+    from numba import cfunc
+
+    from fusi_pipeline.tiles import kernels
+
+    symbols: dict[str, str] = {}
+    code: list[bytes] = []
+    for name, signature in kernels.SIGNATURES.items():
+        compiled = cfunc(signature, nopython=True, error_model="numpy")(getattr(kernels, name))
+        symbols[name] = compiled.native_name
+        module = llvm.parse_assembly(compiled._library.get_llvm_str())
+        code.append(machine.emit_object(module))
+    return symbols, code
+
+
+def _digest() -> str:
+    """Return a hash of everything the machine code depends on."""
+    parts = (
+        _SOURCE.read_bytes(),
+        version("numba").encode(),
+        version("llvmlite").encode(),
+        sys.version.encode(),
+        llvm.get_process_triple().encode(),
+        llvm.get_host_cpu_name().encode(),
+        llvm.get_host_cpu_features().flatten().encode(),
+    )
+    return hashlib.blake2b(b"\0".join(parts), digest_size=12).hexdigest()
+
+
+def _cache_folders() -> list[Path]:
+    """Return where code may be kept: beside the source, else in the user's cache folder."""
+    return [_SOURCE.parent / "__pycache__", Path.home() / ".cache" / "fusi"]
+
+
+def _packed(symbols: dict[str, str], code: list[bytes]) -> bytes:
+    """Return a checksum, a JSON line of symbols and lengths, and the object code."""
+    head = json.dumps({"symbols": symbols, "lengths": [len(part) for part in code]}).encode()
+    body = head + b"\n" + b"".join(code)
+    return hashlib.blake2b(body, digest_size=16).digest() + body
+
+
+def _unpacked(data: bytes) -> tuple[dict[str, str], list[bytes]]:
+    """Return what `_packed` was given. Raises ValueError for anything else."""
+    body = data[16:]
+    if hashlib.blake2b(body, digest_size=16).digest() != data[:16]:
+        raise ValueError("damaged")
+    head, _, rest = body.partition(b"\n")
+    facts = json.loads(head)
+    code, start = [], 0
+    for length in facts["lengths"]:
+        code.append(rest[start : start + length])
+        start += length
+    return facts["symbols"], code
+
