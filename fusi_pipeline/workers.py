@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from fusi_pipeline.errors import WorkerLost
@@ -40,7 +44,7 @@ def process_pool(
     called. The parent need not import the module itself. Leaving waits for the
     tasks under way and drops those not begun.
     """
-    method = multiprocessing.get_context("forkserver")
+    method = _Context()
     method.set_forkserver_preload(list(PRELOAD))
     pool = ProcessPoolExecutor(
         workers, mp_context=method, initializer=_start, initargs=(dict(environment), module, context)
@@ -90,6 +94,23 @@ def in_order(
         for _, future in pending:
             if future is not None:
                 future.cancel()
+
+
+class _Process(ForkServerProcess):
+    """A worker that does not run the parent's main module again, as new processes otherwise do."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Context(ForkServerContext):
+    Process = _Process  # type: ignore[assignment]
 
 
 def _call(work: str, task: object) -> object:
