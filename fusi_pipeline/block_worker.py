@@ -55,9 +55,7 @@ def build_block(block: Block) -> Made:
     window = warp.TargetWindow(
         context.maxzoom, block.tile.x * side_px, block.tile.y * side_px, side_px, side_px
     )
-    heights = warp.warp(
-        block.files, _worker.datasets, window, context.parameters, threads=context.threads
-    )
+    heights = warp.warp(block.files, _worker.datasets, window, context.parameters, threads=context.threads)
     if context.io_sleep_s:
         time.sleep(context.io_sleep_s)
     _clip(heights, block, levels)

@@ -147,7 +147,7 @@ class _Run:
         """Return what was done, with the figures of the finished archive."""
         with MBTilesReader(self.output) as reader:
             tiles = sum(reader.counts().values())
-            size = sum(record.bytes for record in reader.ledger())
+            size = sum(record.size_bytes for record in reader.ledger())
             metadata = reader.metadata
         return BuildReport(
             name=self.plan.name,
@@ -275,7 +275,7 @@ class _Run:
             record = made.record
             writer.commit(record, made.tiles)
             self.built += 1
-        self.bytes_written += record.bytes
+        self.bytes_written += record.size_bytes
         done = self.built + self.reused + self.resumed
         return Progress("build", done, self.total, "blocks", self.bytes_written)
 
@@ -294,9 +294,7 @@ class _Run:
         )
 
 
-def _find(
-    earlier: list[MBTilesReader], tile: Tile, key: str
-) -> tuple[MBTilesReader, BlockRecord] | None:
+def _find(earlier: list[MBTilesReader], tile: Tile, key: str) -> tuple[MBTilesReader, BlockRecord] | None:
     """Return the first earlier archive that holds a block, and its ledger row."""
     for reader in earlier:
         record = reader.block(tile, key)

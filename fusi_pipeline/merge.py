@@ -7,6 +7,7 @@ height like any other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -41,9 +42,9 @@ def combined(layers: Sequence[Heights], mode: str) -> Heights:
     if mode == "priority":
         return filled(layers)
     if mode == "max":
-        return np.fmax.reduce(layers)
+        return cast(Heights, np.fmax.reduce(layers))
     if mode == "min":
-        return np.fmin.reduce(layers)
+        return cast(Heights, np.fmin.reduce(layers))
     if mode != "mean":
         raise ValueError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     total = np.zeros(layers[0].shape, dtype=np.float64)

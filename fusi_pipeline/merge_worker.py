@@ -159,7 +159,6 @@ def _merge_tile(worker: _Worker, tile: Tile) -> tuple[int, bytes | None]:
     return 0, encode_webp(pixels)
 
 
-
 def _merged(layers: Iterator[Heights], mode: str) -> Heights:
     """Return the layers merged; with `priority`, layers below a complete one are not even decoded."""
     return merge.filled(layers) if mode == "priority" else merge.combined(list(layers), mode)

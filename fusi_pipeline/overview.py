@@ -72,7 +72,7 @@ def joined(quarters: Sequence[Heights | None]) -> Heights:
 def packed(quarter: Heights) -> bytes:
     """Return a quarter, shape (256, 256), as bytes: the four bytes of each float in planes, compressed."""
     planes = np.ascontiguousarray(quarter.astype("<f4").view(np.uint8).reshape(-1, 4).T)
-    return bytes(imagecodecs.zstd_encode(planes, level=_ZSTD_LEVEL))
+    return bytes(imagecodecs.zstd_encode(planes.tobytes(), level=_ZSTD_LEVEL))
 
 
 def unpacked(data: bytes) -> Heights:

@@ -72,7 +72,9 @@ def merge_archives(
     TileCorrupt for a tile that does not decode, OutputExists, DiskFull.
     """
     started = time.monotonic()
-    _check_output(output, inputs, overwrite)
+    if not inputs:
+        raise UsageError("nothing to merge: name at least one archive")
+    check_output(output, inputs, overwrite)
     with ExitStack() as stack:
         readers = [stack.enter_context(open_archive(path)) for path in inputs]
         for reader in readers:
@@ -137,12 +139,10 @@ class _Merge:
         with process_pool(workers, _WORKER, context, settings.child_environment()) as executor:
             tasks = ((cell, True) for number, cell in enumerate(self._cells()) if number >= done)
             size = 0
-            for _, made in in_order(
-                executor, f"{_WORKER}:merge_cell", tasks, workers * WINDOW_PER_WORKER
-            ):
+            for _, made in in_order(executor, f"{_WORKER}:merge_cell", tasks, workers * WINDOW_PER_WORKER):
                 writer.commit(made.record, made.tiles)
                 done += 1
-                size += made.record.bytes
+                size += made.record.size_bytes
                 yield Progress("merge", done, total, "cells", size)
 
     def pack(self, writer: MBTilesWriter) -> Generator[Progress, None, None]:
@@ -154,9 +154,7 @@ class _Merge:
             for z in self.zooms:
                 coordinates, choices = self._choices(z, records)
                 order = np.argsort(tile_ids(z, coordinates[:, 0], coordinates[:, 1]), kind="stable")
-                for (x, y), choice in zip(
-                    coordinates[order].tolist(), choices[order].tolist(), strict=True
-                ):
+                for (x, y), choice in zip(coordinates[order].tolist(), choices[order].tolist(), strict=True):
                     tile = Tile(z, x, y)
                     source = writer if choice < COPIED else self.readers[choice - COPIED]
                     data = source.read(tile)
@@ -197,7 +195,6 @@ class _Merge:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
         """Return the tiles of a zoom and how each came about, in the order of the cells."""
         coordinates = self._coordinates(z)
-        choices = b""
         parts: list[bytes] = []
         length = 0
         while length < len(coordinates):
@@ -207,11 +204,10 @@ class _Merge:
         return coordinates, np.frombuffer(b"".join(parts), dtype=np.uint8)
 
 
-def _check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Raise UsageError or OutputExists where a PMTiles archive must not be written to `output`."""
     if output.suffix != ".pmtiles":
         raise UsageError(f"{output}: a merge writes PMTiles; give a name that ends in .pmtiles")
-    if not inputs:
-        raise UsageError("nothing to merge: name at least one archive")
     if any(path.exists() and output.exists() and path.samefile(output) for path in inputs):
         raise UsageError(f"{output}: is also an input; choose another name for the output")
     if output.exists() and not overwrite and not _is_ours(output):
@@ -271,7 +267,7 @@ def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str) -> Archiv
         source.update({key: one.extra[key] for key in _SOURCE_FACTS if key in one.extra})
         source.update({"minzoom": one.minzoom, "maxzoom": one.maxzoom})
         sources.append(source)
-    credits = dict.fromkeys(one.attribution for one in inputs if one.attribution)
+    credited = dict.fromkeys(one.attribution for one in inputs if one.attribution)
     return ArchiveMetadata(
         name=name,
         minzoom=minzoom,
@@ -283,7 +279,7 @@ def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str) -> Archiv
             max(one.bounds.north for one in inputs),
         ),
         description=f"Elevation as Terrarium tiles, merged from {', '.join(one.name for one in inputs)}",
-        attribution=", ".join(credits),
+        attribution=", ".join(credited),
         extra={
             "generator": GENERATOR,
             "merge_mode": mode,

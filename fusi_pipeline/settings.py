@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,7 @@ class Settings:
     """Between two progress lines where there is no terminal (FUSI_PROGRESS_INTERVAL)."""
     gdal_cache_mib: int = _DEFAULT_CACHE_MIB
     """GDAL's block cache in each worker (GDAL_CACHEMAX)."""
-    pace: WriterPace = WriterPace()
+    pace: WriterPace = field(default_factory=WriterPace)
     """FUSI_MB_CHECKPOINT_INTERVAL, FUSI_MB_COMMIT_SLEEP_SEC, FUSI_MB_BATCH_SLEEP_SEC."""
     scratch: Path | None = None
     """Folder for temporary files (TMPDIR); in the output folder where None."""

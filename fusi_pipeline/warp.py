@@ -212,9 +212,7 @@ def _lattice(pixel_grid: PixelGrid, window: TargetWindow) -> tuple[Lattice, floa
         spacing //= 2
 
 
-def _project(
-    pixel_grid: PixelGrid, crs: CRS, window: TargetWindow, spacing: int, period: float
-) -> Lattice:
+def _project(pixel_grid: PixelGrid, crs: CRS, window: TargetWindow, spacing: int, period: float) -> Lattice:
     cells_x = -(-window.width // (2 * spacing))
     cells_y = -(-window.height // (2 * spacing))
     cols = np.arange(2 * cells_x + 1, dtype=np.float64) * spacing
@@ -326,4 +324,4 @@ def _halves(offset: int, length: int) -> list[tuple[int, int]]:
 def _turn(crs: CRS) -> float:
     """Return a full turn in the units of a geographic CRS (360 for degrees, 400 for gon)."""
     _, radians_per_unit = crs.units_factor
-    return 2 * math.pi / radians_per_unit
+    return 2 * math.pi / float(radians_per_unit)

@@ -63,8 +63,8 @@ def in_order(
 ) -> Iterator[tuple[Task, Any]]:
     """Yield (task, answer) in the order of the tasks, never more than `window` of them under way.
 
-    `work` names a function as `package.module:function`. Each task comes with whether it needs work; one that does not is yielded
-    with None in its turn. Raises what a task raised, and WorkerLost where a
+    `work` names a function as `package.module:function`. Each task comes with
+    whether it needs work; one that does not is yielded with None in its turn. Raises what a task raised, and WorkerLost where a
     process died.
     """
     pending: deque[tuple[Task, Future[Any] | None]] = deque()
@@ -104,13 +104,13 @@ class _Process(ForkServerProcess):
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            return ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return ForkServerProcess._Popen(process_obj)
         finally:
             sys.modules["__main__"] = main
 
 
 class _Context(ForkServerContext):
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 def _call(work: str, task: object) -> object:

@@ -203,9 +203,7 @@ def sample(
             x_curves, y_curves,
         )  # fmt: skip
         if kernel == 4:
-            _row_curves(
-                grid_x, grid_y, grid_rows, grid_cols, spacing, row + 1.0, x_below, y_below
-            )
+            _row_curves(grid_x, grid_y, grid_rows, grid_cols, spacing, row + 1.0, x_below, y_below)
         for cell in range(cells):
             start = cell * 2 * spacing
             a_0, a_1, a_2 = x_curves[3 * cell], x_curves[3 * cell + 1], x_curves[3 * cell + 2]
@@ -302,8 +300,25 @@ def decode(pixels, count, channels, out):
 
 SIGNATURES = {
     "sample": types.void(
-        _f32, _int, _int, _f64, _f64, _int, _int, _int, _int, types.float64,
-        _f32, _int, _int, _int, _int, _f64, _f64, _f64, _f64,
+        _f32,
+        _int,
+        _int,
+        _f64,
+        _f64,
+        _int,
+        _int,
+        _int,
+        _int,
+        types.float64,
+        _f32,
+        _int,
+        _int,
+        _int,
+        _int,
+        _f64,
+        _f64,
+        _f64,
+        _f64,
     ),  # fmt: skip
     "halve": types.void(_f32, _int, _int, _f32),
     "encode": types.int64(_f32, _int, _int, _int, _int, _int, _u8),

@@ -66,10 +66,10 @@ class BlockRecord:
     """Hash of everything the block's bytes depend on."""
     tiles: int
     """Number of tiles the block has in the archive."""
-    bytes: int
+    size_bytes: int
     """Their size."""
     extent: tuple[int, int, int, int] | None
-    """(first column, first row, last column + 1, last row + 1) of its valid pixels on the base zoom's grid."""
+    """(first column, first row, last column + 1, last row + 1) of its valid pixels at the base zoom."""
     overview: bytes | None
     """Its heights at half the resolution of its own tile, packed, for the overviews above."""
 
@@ -152,7 +152,8 @@ class MBTilesWriter:
     def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
         """Return the packed overview and the extent of a committed block; (None, None) without one."""
         row = self._connection.execute(
-            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?",
+            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
+            " WHERE z = ? AND x = ? AND y = ?",
             (tile.z, tile.x, tile.y),
         ).fetchone()
         if row is None:
@@ -318,7 +319,8 @@ class MBTilesReader:
     def coordinates(self, z: int) -> npt.NDArray[np.uint32]:
         """Return the (x, y) of every tile at a zoom, shape (n, 2), by column."""
         rows = self._query(
-            "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY tile_column, tile_row", (z,)
+            "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY tile_column, tile_row",
+            (z,),
         )
         chunks: list[npt.NDArray[np.uint32]] = []
         while chunk := rows.fetchmany(65536):
@@ -447,7 +449,7 @@ def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
 def _row(record: BlockRecord) -> tuple[object, ...]:
     extent = None if record.extent is None else ",".join(str(value) for value in record.extent)
     tile = record.tile
-    return tile.z, tile.x, tile.y, record.key, record.tiles, record.bytes, extent, record.overview
+    return tile.z, tile.x, tile.y, record.key, record.tiles, record.size_bytes, extent, record.overview
 
 
 def _record(row: tuple[int, int, int, str, int, int, str | None, bytes | None]) -> BlockRecord:

@@ -24,7 +24,7 @@ import llvmlite.binding as llvm
 import numpy.typing as npt
 
 _SOURCE = Path(__file__).with_name("kernels.py")
-_ARGUMENTS = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
+_ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _KERNELS = {
     "sample": (None, "piippiiiidpiiiipppp"),
     "halve": (None, "piip"),
@@ -109,7 +109,7 @@ def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     symbols: dict[str, str] = {}
     code: list[bytes] = []
     for name, signature in kernels.SIGNATURES.items():
-        compiled = cfunc(signature, nopython=True, error_model="numpy")(getattr(kernels, name))
+        compiled: Any = cfunc(signature, error_model="numpy")(getattr(kernels, name))
         symbols[name] = compiled.native_name
         module = llvm.parse_assembly(compiled._library.get_llvm_str())
         code.append(machine.emit_object(module))
@@ -154,4 +154,3 @@ def _unpacked(data: bytes) -> tuple[dict[str, str], list[bytes]]:
         code.append(rest[start : start + length])
         start += length
     return facts["symbols"], code
-

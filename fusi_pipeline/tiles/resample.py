@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,7 @@ def sample(
         return
     edges = [out.shape[0] * part // threads for part in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(rows, *span) for span in zip(edges[:-1], edges[1:], strict=True)]:
+        for future in [pool.submit(rows, *span) for span in pairwise(edges)]:
             future.result()
 
 

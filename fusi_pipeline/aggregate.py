@@ -1,0 +1,178 @@
+"""The whole way: sources scanned where stale, built one after another, merged into one archive."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusi_pipeline.build import BuildReport, build
+from fusi_pipeline.errors import UsageError
+from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, workers_for
+from fusi_pipeline.progress import Progress
+from fusi_pipeline.publish import MergeReport, check_output, merge_archives
+from fusi_pipeline.settings import Settings
+from fusi_pipeline.sources import SourceIndex, find_sources, is_current, read_config, source_folder
+from fusi_pipeline.tiles.files import writable_folder
+
+if TYPE_CHECKING:
+    from fusi_pipeline.scan import ScanReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateReport:
+    """What became of each source, and of all together."""
+
+    builds: tuple[BuildReport, ...]
+    merge: MergeReport
+
+
+def source_names(settings: Settings) -> list[str]:
+    """Return the sources that the source store holds."""
+    return find_sources(settings.source_store)
+
+
+def index_source(
+    name: str, settings: Settings, *, skip_broken: bool = False, always: bool = False
+) -> Generator[Progress, None, ScanReport | None]:
+    """Scan a source where its index is stale, or `always`; return the report of a scan that was needed.
+
+    Raises SourceMissing, SourceEmpty, SourcesBroken.
+    """
+    folder = source_folder(settings.source_store, name)
+    index_path = settings.index_path(name)
+    if not always and is_current(folder, index_path) and (skip_broken or not _broken(index_path)):
+        return None
+    return (yield from _scan(name, folder, settings, skip_broken))
+
+
+def build_source(
+    name: str,
+    settings: Settings,
+    options: BuildOptions | None = None,
+    *,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+) -> Generator[Progress, None, BuildReport]:
+    """Build the MBTiles of one source, scanned first where its index is stale."""
+    yield from index_source(name, settings, skip_broken=skip_broken)
+    folder = source_folder(settings.source_store, name)
+    return (
+        yield from build(
+            name,
+            folder,
+            read_config(folder),
+            settings.index_path(name),
+            settings.archive_path(name),
+            options or BuildOptions(),
+            settings,
+            overwrite=overwrite,
+        )
+    )
+
+
+def estimate_source(
+    name: str, settings: Settings, options: BuildOptions | None = None, *, skip_broken: bool = False
+) -> Generator[Progress, None, Estimate]:
+    """Return what building a source will take, scanned first where its index is stale."""
+    yield from index_source(name, settings, skip_broken=skip_broken)
+    config = read_config(source_folder(settings.source_store, name))
+    cache_mib = settings.gdal_cache_mib
+    with SourceIndex(settings.index_path(name)) as index:
+        plan = plan_source(name, config, index, options or BuildOptions())
+        workers = workers_for(settings.memory_mb, settings.workers, cache_mib)
+        return estimate(plan, index, workers, cache_mib)
+
+
+def aggregate(
+    names: Sequence[str],
+    output: Path,
+    settings: Settings,
+    options: BuildOptions | None = None,
+    *,
+    mode: str = "priority",
+    keep_intermediates: bool = True,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+) -> Generator[Progress, None, AggregateReport]:
+    """Build every named source and merge them, the first with precedence, into one PMTiles.
+
+    Without `keep_intermediates` the archives of the sources are removed once the
+    merged one is whole.
+    """
+    if len(set(names)) != len(names):
+        raise UsageError(f"sources {', '.join(names)}: name each source once")
+    for name in names:
+        source_folder(settings.source_store, name)
+    builds = []
+    for name in names:
+        builds.append(
+            (yield from build_source(name, settings, options, skip_broken=skip_broken, overwrite=overwrite))
+        )
+    merged = yield from merge_archives(
+        [report.path for report in builds], output, settings, mode=mode, overwrite=overwrite
+    )
+    if not keep_intermediates:
+        for report in builds:
+            report.path.unlink(missing_ok=True)
+    return AggregateReport(builds=tuple(builds), merge=merged)
+
+
+def convert(
+    raster: Path,
+    output: Path,
+    settings: Settings,
+    options: BuildOptions | None = None,
+    *,
+    overwrite: bool = False,
+) -> Generator[Progress, None, AggregateReport]:
+    """Make a PMTiles of one raster file.
+
+    What is needed on the way lies in a folder beside the output, from which an
+    interrupted run goes on; it is removed at the end.
+    """
+    if not raster.is_file():
+        raise UsageError(f"{raster}: no such file")
+    check_output(output, [], overwrite)
+    work = output.with_name(f"{output.name}.work")
+    name = raster.stem.lstrip(".") or "raster"
+    folder = writable_folder(work / "source-store" / name)
+    for path in _with_sidecars(raster):
+        link = folder / path.name
+        if path.exists() and not link.is_symlink():
+            link.symlink_to(path.resolve())
+    inner = settings.with_options(source_store=work / "source-store", output_dir=work)
+    report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
+    shutil.rmtree(work)
+    return report
+
+
+def _with_sidecars(raster: Path) -> list[Path]:
+    """Return a raster's path and those where GDAL looks for what belongs to it."""
+    beside = [raster.with_name(raster.name + suffix) for suffix in (".aux.xml", ".msk", ".ovr")]
+    return [raster, *beside, *(raster.with_suffix(suffix) for suffix in (".tfw", ".wld", ".prj", ".hdr"))]
+
+
+def _broken(index_path: Path) -> bool:
+    """Tell whether an index was written with files left out."""
+    with SourceIndex(index_path) as index:
+        return any(True for _ in index.broken())
+
+
+def _scan(
+    name: str, folder: Path, settings: Settings, skip_broken: bool
+) -> Generator[Progress, None, ScanReport]:
+    from fusi_pipeline.scan import scan
+
+    return (
+        yield from scan(
+            folder,
+            settings.index_path(name),
+            name=name,
+            workers=settings.workers,
+            skip_broken=skip_broken,
+            cache_mib=settings.gdal_cache_mib,
+        )
+    )

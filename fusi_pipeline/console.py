@@ -1,0 +1,195 @@
+"""How a run looks to a person: bars on a terminal, a line per interval elsewhere, tables, JSON.
+
+Progress goes to standard error, results to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import click
+
+from fusi_pipeline.errors import Interrupted
+from fusi_pipeline.progress import Progress
+
+Result = TypeVar("Result")
+
+
+def run(work: Generator[Progress, None, Result], interval_s: float, label: str = "") -> Result:
+    """Drive a piece of work to its end, showing how far it is; return its result."""
+    with _stoppable(), _display(interval_s, label) as show:
+        while True:
+            try:
+                show(next(work))
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            except BaseException:
+                work.close()
+                raise
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into Interrupted meanwhile, as Ctrl-C is KeyboardInterrupt."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _display(interval_s: float, label: str) -> Iterator[Callable[[Progress], None]]:
+    if sys.stderr.isatty():
+        with _bars(label) as show:
+            yield show
+    else:
+        yield _Lines(interval_s, label).show
+
+
+class _Lines:
+    """One plain line at the start of each stage, at each interval and at its end."""
+
+    def __init__(self, interval_s: float, label: str) -> None:
+        self._interval_s = interval_s
+        self._label = f"{label}: " if label else ""
+        self._stage = ""
+        self._shown = self._began = 0.0
+        self._first = 0
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._began, self._first = progress.stage, now, progress.done
+        elif now - self._shown < self._interval_s and progress.done != progress.total:
+            return
+        self._shown = now
+        click.echo(f"{self._label}{self._line(progress, now - self._began)}", err=True)
+
+    def _line(self, progress: Progress, elapsed_s: float) -> str:
+        line = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
+        if progress.bytes_written:
+            line += f", {size(progress.bytes_written)}"
+        done_here = progress.done - self._first
+        if done_here > 0 and progress.done < progress.total and elapsed_s > 1:
+            left_s = elapsed_s / done_here * (progress.total - progress.done)
+            line += f", {duration(left_s)} left"
+        return line
+
+
+@contextmanager
+def _bars(label: str) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    tasks: dict[str, object] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[size]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def show(progress: Progress) -> None:
+            name = f"{label} {progress.stage}".strip()
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(name, total=progress.total or None, unit="", size="")
+            bars.update(
+                tasks[progress.stage],  # type: ignore[arg-type]
+                completed=progress.done,
+                total=progress.total or None,
+                unit=progress.unit,
+                size=size(progress.bytes_written) if progress.bytes_written else "",
+            )
+
+        yield show
+
+
+def print_json(value: object) -> None:
+    """Print a report as JSON."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: object) -> object:
+    """Return a value as what JSON has words for."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain({**asdict(value), **_derived(value)})
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _derived(value: object) -> dict[str, object]:
+    """Return the properties of a report that belong to it as much as its fields."""
+    names = [name for name in ("sound", "center") if isinstance(getattr(type(value), name, None), property)]
+    return {name: getattr(value, name) for name in names}
+
+
+def print_facts(rows: Sequence[tuple[str, object]]) -> None:
+    """Print names and values, one pair to a line, the values below each other."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(header, *cells, strict=True)]
+    right = [all(isinstance(row[index], int | float) for row in rows) for index in range(len(header))]
+    for line in (list(header), *cells):
+        parts = [
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(parts).rstrip())
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person says it."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as a person says it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,133 @@
+"""The options that commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fusi_pipeline.errors import ZoomInvalid
+from fusi_pipeline.merge import MODES
+from fusi_pipeline.plan import BuildOptions
+from fusi_pipeline.settings import settings_from
+from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class BBox(click.ParamType[Bounds]):
+    """A geographic box, west,south,east,north in degrees."""
+
+    name = "W,S,E,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Bounds:
+        """Return the box, or fail with what is expected."""
+        if isinstance(value, Bounds):
+            return value
+        try:
+            west, south, east, north = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected four numbers west,south,east,north in degrees", param, ctx)
+        inside = all(-180 <= lon <= 180 for lon in (west, east)) and -90 <= south < north <= 90
+        if not inside or west == east or south >= MAX_LATITUDE_DEG or north <= -MAX_LATITUDE_DEG:
+            self.fail(
+                f"{value!r}: expected longitudes of -180..180 and -90 <= south < north <= 90", param, ctx
+            )
+        return Bounds(west, south, east, north)
+
+
+class Position(click.ParamType[tuple[float, float]]):
+    """A longitude and a latitude in degrees."""
+
+    name = "LON,LAT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Return (lon, lat), or fail with what is expected."""
+        try:
+            lon, lat = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected two numbers lon,lat in degrees", param, ctx)
+        if not (-180 <= lon <= 180 and -MAX_LATITUDE_DEG <= lat <= MAX_LATITUDE_DEG):
+            self.fail(f"{value!r}: expected lon of -180..180 and lat of -85.0511..85.0511", param, ctx)
+        return lon, lat
+
+
+def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+_zoom = click.IntRange(0, MAX_ZOOM)
+_positive = click.IntRange(min=1)
+PATH = click.Path(path_type=Path)
+
+places = _stacked(
+    click.option("--source-store", type=PATH, help="Folder of sources (FUSI_SOURCE_STORE)."),
+    click.option("--output-dir", type=PATH, help="Folder for what is made (FUSI_OUTPUT_DIR)."),
+)
+work = _stacked(
+    places,
+    click.option("--workers", type=_positive, help="Worker processes (FUSI_WORKERS; the processors)."),
+    click.option(
+        "--memory-mb", type=_positive, help="Budget of all processes together (FUSI_MEMORY_MB; half of all)."
+    ),
+    click.option("--warp-threads", type=_positive, help="Threads per block (FUSI_WARP_THREADS; 1)."),
+    click.option(
+        "--io-sleep-ms",
+        type=click.FloatRange(min=0),
+        help="Pause after reading a block (FUSI_IO_SLEEP_MS; 0).",
+    ),
+    click.option(
+        "--progress-interval",
+        type=click.FloatRange(min=0),
+        help="Seconds between progress lines without a terminal (FUSI_PROGRESS_INTERVAL; 10).",
+    ),
+)
+area = _stacked(
+    click.option("--min-zoom", type=_zoom, help="Lowest zoom (0)."),
+    click.option("--max-zoom", type=_zoom, help="Base zoom (from the ground resolution, 17 at most)."),
+    click.option("--bbox", type=BBox(), help="Only tiles that touch this box, in degrees."),
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+skip_broken = click.option("--skip-broken", is_flag=True, help="Leave out files that cannot be used.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace a file that fusi did not write.")
+names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+merge_mode = click.option(
+    "--mode", type=click.Choice(MODES), default="priority", show_default=True, help="Which height wins."
+)
+
+
+def settled(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand a command its `Settings`, from the environment and the options of `places` and `work`."""
+
+    @functools.wraps(command)
+    def with_settings(**options: Any) -> None:
+        own = {name: options.pop(name, None) for name in _SETTING_OPTIONS}
+        io_sleep_ms, interval = options.pop("io_sleep_ms", None), options.pop("progress_interval", None)
+        settings = settings_from().with_options(
+            **own,
+            io_sleep_s=None if io_sleep_ms is None else io_sleep_ms / 1000,
+            progress_interval_s=interval,
+        )
+        command(settings=settings, **options)
+
+    return with_settings
+
+
+_SETTING_OPTIONS = ("source_store", "output_dir", "workers", "memory_mb", "warp_threads")
+
+
+def options_from(min_zoom: int | None, max_zoom: int | None, bbox: Bounds | None) -> BuildOptions:
+    """Return what of a source to build. Raises ZoomInvalid."""
+    if min_zoom is not None and max_zoom is not None and min_zoom > max_zoom:
+        raise ZoomInvalid(min_zoom, max_zoom, "--min-zoom is above --max-zoom")
+    return BuildOptions(minzoom=min_zoom, maxzoom=max_zoom, bbox=bbox)
