@@ -418,9 +418,11 @@ def _print_builds(reports: Sequence[BuildReport]) -> None:
 
 
 def _print_merge(report: MergeReport) -> None:
+    done = f"{report.merged} merged, {report.copied} copied" if report.changed else "unchanged"
+    zooms = f"{report.metadata.minzoom}..{report.metadata.maxzoom}"
     click.echo(
-        f"{report.path}: {report.tiles} tiles of zooms {report.metadata.minzoom}..{report.metadata.maxzoom} "
-        f"({report.merged} merged, {report.copied} copied), {size(report.bytes)}, {duration(report.seconds)}"
+        f"{report.path}: {report.tiles} tiles of zooms {zooms} ({done}), "
+        f"{size(report.bytes)}, {duration(report.seconds)}"
     )
 
 

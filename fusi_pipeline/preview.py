@@ -17,7 +17,7 @@ from fusi_pipeline.tiles.files import replacing
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.resample import Heights
+from fusi_pipeline.tiles.resample import Heights, enlarge
 
 
 def write_preview(archive: Path, output: Path, *, max_px: int = 1600) -> tuple[int, int]:
@@ -64,11 +64,27 @@ def _heights(reader: TileReader, max_px: int) -> tuple[Heights, float]:
     heights = np.full((bottom - top, right - left), np.nan, dtype=np.float32)
     for y in range(top // TILE_SIZE_PX, -(-bottom // TILE_SIZE_PX)):
         for x in range(left // TILE_SIZE_PX, -(-right // TILE_SIZE_PX)):
-            part = tile_heights(reader, Tile(z, x, y))
+            part = _nearest_heights(reader, Tile(z, x, y))
             if part is not None:
                 _paste(heights, part, x * TILE_SIZE_PX - left, y * TILE_SIZE_PX - top)
     lat = math.radians((metadata.bounds.south + metadata.bounds.north) / 2)
     return heights, grid.resolution_m(z) * math.cos(lat)
+
+
+def _nearest_heights(reader: TileReader, tile: Tile) -> Heights | None:
+    """Return a tile's heights, from the part of its ancestor where the archive is coarser there."""
+    for levels in range(tile.z + 1):
+        heights = tile_heights(reader, grid.parent(tile, levels))
+        if heights is not None:
+            break
+    else:
+        return None
+    if levels == 0:
+        return heights
+    factor, ancestor = 1 << levels, grid.parent(tile, levels)
+    left = (tile.x - (ancestor.x << levels)) * TILE_SIZE_PX / factor
+    top = (tile.y - (ancestor.y << levels)) * TILE_SIZE_PX / factor
+    return enlarge(heights, factor, left, top, TILE_SIZE_PX, "bilinear")
 
 
 def _paste(heights: Heights, part: Heights, left: int, top: int) -> None:

@@ -27,9 +27,9 @@ from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter
+from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, tile_ids
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 
 GENERATOR = "fusi"
@@ -47,6 +47,8 @@ class MergeReport:
 
     path: Path
     metadata: ArchiveMetadata
+    changed: bool
+    """Whether anything was written; False where the archive already was what was asked for."""
     tiles: int
     merged: int
     """Tiles encoded anew, because more than one archive or a missing pixel was involved."""
@@ -80,6 +82,8 @@ def merge_archives(
         for reader in readers:
             _check_input(reader)
         run = _Merge(readers, output, settings, mode, name or output.stem)
+        if run.is_current():
+            return run.report(time.monotonic() - started, changed=False)
         writable_folder(output.parent)
         writable_folder(settings.scratch_dir)
         with MBTilesWriter(run.work_path, settings.pace) as writer:
@@ -90,15 +94,7 @@ def merge_archives(
             yield from run.merge(writer)
             yield from run.pack(writer)
             writer.discard()
-    return MergeReport(
-        path=output,
-        metadata=run.metadata,
-        tiles=run.tiles,
-        merged=run.tiles - run.copied,
-        copied=run.copied,
-        bytes=output.stat().st_size,
-        seconds=time.monotonic() - started,
-    )
+    return run.report(time.monotonic() - started, changed=True)
 
 
 class _Merge:
@@ -112,14 +108,39 @@ class _Merge:
         self.settings = settings
         self.mode = mode
         self.work_path = output.with_name(f"{output.name}.merge")
-        self.metadata = _metadata(name, [reader.metadata for reader in readers], mode)
-        self.digest = hashlib.blake2b(
-            repr((_VERSION, mode, [_identity(reader) for reader in readers])).encode(), digest_size=16
-        )
+        identities = [_identity(reader) for reader in readers]
+        self.digest = hashlib.blake2b(repr((_VERSION, mode, identities)).encode(), digest_size=16)
+        inputs = [reader.metadata for reader in readers]
+        self.metadata = _metadata(name, inputs, mode, self.digest.hexdigest())
         counts = [reader.counts() for reader in readers]
         self.zooms = sorted(set().union(*counts))
         self.tiles = 0
         self.copied = 0
+
+    def is_current(self) -> bool:
+        """Tell whether the output already is what this merge would write, by what it states."""
+        if not self.output.exists() or partial_path(self.work_path).exists():
+            return False
+        try:
+            with PMTilesReader(self.output) as reader:
+                return reader.metadata == self.metadata and not problems(self.output)
+        except FusiError:
+            return False
+
+    def report(self, seconds: float, *, changed: bool) -> MergeReport:
+        """Return what was done, with the figures of the finished archive."""
+        with PMTilesReader(self.output) as reader:
+            tiles = sum(reader.counts().values())
+        return MergeReport(
+            path=self.output,
+            metadata=self.metadata,
+            changed=changed,
+            tiles=tiles,
+            merged=tiles - self.copied if changed else 0,
+            copied=self.copied,
+            bytes=self.output.stat().st_size,
+            seconds=seconds,
+        )
 
     def has_begun(self, writer: MBTilesWriter) -> bool:
         """Tell whether the work file is the beginning of this very merge."""
@@ -258,7 +279,7 @@ def _identity(reader: TileReader) -> str:
     return f"{reader.path.name}|{status.st_size}|{status.st_mtime_ns}"
 
 
-def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str) -> ArchiveMetadata:
+def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str, key: str) -> ArchiveMetadata:
     minzoom = min(one.minzoom for one in inputs)
     maxzoom = max(one.maxzoom for one in inputs)
     sources = []
@@ -282,6 +303,7 @@ def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str) -> Archiv
         attribution=", ".join(credited),
         extra={
             "generator": GENERATOR,
+            "content_key": key,
             "merge_mode": mode,
             "nodata": "0 m",
             "sources": sources,

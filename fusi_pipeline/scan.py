@@ -183,7 +183,7 @@ class _Tally:
         self.warnings += [(outcome.filename, text) for text in outcome.warnings]
         doubled = sum(path in self.names for path, _, _ in outcome.parts)
         if doubled:
-            text = f"refers to {doubled} of the files beside it: these are covered twice, keep the one or the others"
+            text = f"refers to {doubled} of the files beside it, covered twice: keep the one or the others"
             self.warnings.append((outcome.filename, text))
         box = outcome.box
         pixel_m = min(width_m(box) / outcome.width, (box.top - box.bottom) / outcome.height)

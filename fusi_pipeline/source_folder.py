@@ -152,7 +152,7 @@ def _is_source(folder: Path) -> bool:
 
 
 def source_folder(store: Path, name: str) -> Path:
-    """Return the folder of a source. Raises UsageError for a bad name and SourceMissing for an unknown one."""
+    """Return the folder of a source. Raises UsageError for a bad name, SourceMissing for an unknown."""
     if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
         raise UsageError(
             f"source name {name!r}: expected the name of a folder of {store}, "

@@ -64,8 +64,8 @@ def in_order(
     """Yield (task, answer) in the order of the tasks, never more than `window` of them under way.
 
     `work` names a function as `package.module:function`. Each task comes with
-    whether it needs work; one that does not is yielded with None in its turn. Raises what a task raised, and WorkerLost where a
-    process died.
+    whether it needs work; one that does not is yielded with None in its turn.
+    Raises what a task raised, and WorkerLost where a process died.
     """
     pending: deque[tuple[Task, Future[Any] | None]] = deque()
     source = iter(tasks)

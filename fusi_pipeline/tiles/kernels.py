@@ -298,30 +298,14 @@ def decode(pixels, count, channels, out):
     return missing
 
 
+_window = (_f32, _int, _int)
+_lattice = (_f64, _f64, _int, _int, _int)
 SIGNATURES = {
     "sample": types.void(
-        _f32,
-        _int,
-        _int,
-        _f64,
-        _f64,
-        _int,
-        _int,
-        _int,
-        _int,
-        types.float64,
-        _f32,
-        _int,
-        _int,
-        _int,
-        _int,
-        _f64,
-        _f64,
-        _f64,
-        _f64,
-    ),  # fmt: skip
-    "halve": types.void(_f32, _int, _int, _f32),
-    "encode": types.int64(_f32, _int, _int, _int, _int, _int, _u8),
+        *_window, *_lattice, _int, types.float64, *_window, _int, _int, _f64, _f64, _f64, _f64
+    ),
+    "halve": types.void(*_window, _f32),
+    "encode": types.int64(*_window, _int, _int, _int, _u8),
     "decode": types.int64(_u8, _int, _int, _f32),
 }
 """What `native` compiles, with the types of its arguments."""

@@ -1,0 +1,30 @@
+export DAGSTER_HOME := justfile_directory()
+export FUSI_STATE_DIR := justfile_directory() / "data/dagster"
+export FUSI_COMPUTE_LOGS := justfile_directory() / "data/logs"
+python := justfile_directory() / ".venv/bin/python"
+
+# Show the recipes
+default:
+    @just --list
+
+# Make the environment from the pinned versions
+setup:
+    uv venv -q --allow-existing .venv
+    uv pip install -q --python {{python}} --require-hashes -r requirements.lock
+    uv pip install -q --python {{python}} --no-deps -e .
+
+# Make output/demo.pmtiles from a real elevation model
+demo: setup
+    {{python}} examples/demo.py
+
+# Check style, types, import contracts and behaviour
+test: setup
+    {{python}} -m ruff check .
+    {{python}} -m ruff format --check .
+    {{python}} -m mypy
+    .venv/bin/lint-imports
+    {{python}} -m pytest
+
+# Write the pinned versions again, after a change of dependencies
+lock:
+    uv pip compile -q pyproject.toml --all-extras --group dev --universal --generate-hashes --no-header -o requirements.lock
