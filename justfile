@@ -25,6 +25,10 @@ test: setup
     .venv/bin/lint-imports
     {{python}} -m pytest
 
+# Measure the build against the cost of encoding its tiles
+bench: setup
+    {{python}} benchmarks/encode_floor.py
+
 # Write the pinned versions again, after a change of dependencies
 lock:
     uv pip compile -q pyproject.toml --all-extras --group dev --universal --generate-hashes --no-header -o requirements.lock

@@ -24,7 +24,7 @@ from fusi_pipeline.sources import SourceConfig, SourceIndex
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata
-from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.files import scratch_folder
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
@@ -75,7 +75,7 @@ def build(
     with SourceIndex(index_path) as index:
         plan = plan_source(name, config, index, options)
         run = _Run(plan, index, folder, output, settings)
-        yield Progress("build", 0, run.total, "blocks")
+        yield Progress("build", 0, run.total, "blocks", subject=name)
         if not overwrite:
             _refuse_foreign(output)
         if run.is_current():
@@ -125,9 +125,9 @@ class _Run:
 
     def go(self) -> Generator[Progress, None, None]:
         """Commit every block that is not committed, then finish the archive."""
-        writable_folder(self.settings.scratch_dir)
         self._set_aside_if_other()
         with ExitStack() as stack:
+            stack.enter_context(scratch_folder(self.settings.scratch_dir))
             writer = stack.enter_context(MBTilesWriter(self.output, self.settings.pace))
             earlier = [
                 stack.enter_context(reader)
@@ -277,7 +277,7 @@ class _Run:
             self.built += 1
         self.bytes_written += record.size_bytes
         done = self.built + self.reused + self.resumed
-        return Progress("build", done, self.total, "blocks", self.bytes_written)
+        return Progress("build", done, self.total, "blocks", self.bytes_written, self.plan.name)
 
     def _context(self) -> BuildContext:
         config, settings = self.plan.config, self.settings

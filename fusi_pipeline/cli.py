@@ -71,7 +71,7 @@ def scan(names: tuple[str, ...], settings: Settings, skip_broken: bool, as_json:
     reports = []
     for name in names:
         work = flow.index_source(name, settings, skip_broken=skip_broken, always=True)
-        report = run(work, settings.progress_interval_s, name)
+        report = run(work, settings.progress_interval_s)
         assert report is not None, "a scan was asked for in any case"
         reports.append(report)
     if as_json:
@@ -111,11 +111,7 @@ def plan(
     """Say what building sources will take, before anything is built."""
     area = options_from(min_zoom, max_zoom, bbox)
     estimates = [
-        run(
-            flow.estimate_source(name, settings, area, skip_broken=skip_broken),
-            settings.progress_interval_s,
-            name,
-        )
+        run(flow.estimate_source(name, settings, area, skip_broken=skip_broken), settings.progress_interval_s)
         for name in names
     ]
     if as_json:
@@ -153,7 +149,7 @@ def build(
     reports = []
     for name in names:
         work = flow.build_source(name, settings, area, skip_broken=skip_broken, overwrite=overwrite)
-        reports.append(run(work, settings.progress_interval_s, name))
+        reports.append(run(work, settings.progress_interval_s))
     print_json(reports) if as_json else _print_builds(reports)
 
 

@@ -24,9 +24,9 @@ from fusi_pipeline.progress import Progress
 Result = TypeVar("Result")
 
 
-def run(work: Generator[Progress, None, Result], interval_s: float, label: str = "") -> Result:
+def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:
     """Drive a piece of work to its end, showing how far it is; return its result."""
-    with _stoppable(), _display(interval_s, label) as show:
+    with _stoppable(), _display(interval_s) as show:
         while True:
             try:
                 show(next(work))
@@ -53,35 +53,34 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _display(interval_s: float, label: str) -> Iterator[Callable[[Progress], None]]:
+def _display(interval_s: float) -> Iterator[Callable[[Progress], None]]:
     if sys.stderr.isatty():
-        with _bars(label) as show:
+        with _bars() as show:
             yield show
     else:
-        yield _Lines(interval_s, label).show
+        yield _Lines(interval_s).show
 
 
 class _Lines:
     """One plain line at the start of each stage, at each interval and at its end."""
 
-    def __init__(self, interval_s: float, label: str) -> None:
+    def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._label = f"{label}: " if label else ""
-        self._stage = ""
+        self._title = ""
         self._shown = self._began = 0.0
         self._first = 0
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.stage != self._stage:
-            self._stage, self._began, self._first = progress.stage, now, progress.done
+        if progress.title != self._title:
+            self._title, self._began, self._first = progress.title, now, progress.done
         elif now - self._shown < self._interval_s and progress.done != progress.total:
             return
         self._shown = now
-        click.echo(f"{self._label}{self._line(progress, now - self._began)}", err=True)
+        click.echo(self._line(progress, now - self._began), err=True)
 
     def _line(self, progress: Progress, elapsed_s: float) -> str:
-        line = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
+        line = f"{progress.title} {progress.done}/{progress.total} {progress.unit}"
         if progress.bytes_written:
             line += f", {size(progress.bytes_written)}"
         done_here = progress.done - self._first
@@ -92,7 +91,7 @@ class _Lines:
 
 
 @contextmanager
-def _bars(label: str) -> Iterator[Callable[[Progress], None]]:
+def _bars() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -115,11 +114,11 @@ def _bars(label: str) -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
         def show(progress: Progress) -> None:
-            name = f"{label} {progress.stage}".strip()
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(name, total=progress.total or None, unit="", size="")
+            if progress.title not in tasks:
+                total = progress.total or None
+                tasks[progress.title] = bars.add_task(progress.title, total=total, unit="", size="")
             bars.update(
-                tasks[progress.stage],  # type: ignore[arg-type]
+                tasks[progress.title],  # type: ignore[arg-type]
                 completed=progress.done,
                 total=progress.total or None,
                 unit=progress.unit,

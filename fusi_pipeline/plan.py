@@ -24,6 +24,7 @@ CODE_VERSION = "terrain-1"
 """Part of every key: raised whenever a change of the code changes the bytes of a tile."""
 BLOCK_LEVELS = 2
 """A block is 2^2 = 4 tiles, 2048 px, wide: the size at which warping is cheapest per tile."""
+_UNITED_AT_ONCE = 4096
 _MARGIN_PX = 3
 """Source pixels around a block whose files may reach into it through interpolation."""
 _AVERAGE_ABOVE = 2**0.5
@@ -279,11 +280,15 @@ class _Boxes:
 
 def _block_coordinates(boxes: _Boxes, z: int) -> npt.NDArray[np.int64]:
     """Return the columns and rows of the blocks that any file touches, row by row."""
-    found: set[int] = set()
+    codes = np.empty(0, dtype=np.int64)
+    waiting: list[npt.NDArray[np.int64]] = []
     for left, bottom, right, top in boxes.parts.tolist():
         columns, rows = grid.covering_range(XYBounds(left, bottom, right, top), z)
-        found.update((y << z) | x for y in rows for x in columns)
-    codes = np.sort(np.fromiter(found, dtype=np.int64, count=len(found)))
+        x, y = np.asarray(columns, dtype=np.int64), np.asarray(rows, dtype=np.int64)
+        waiting.append(((y[:, None] << z) | x).ravel())
+        if len(waiting) >= _UNITED_AT_ONCE:
+            codes, waiting = np.unique(np.concatenate([codes, *waiting])), []
+    codes = np.unique(np.concatenate([codes, *waiting]))
     return np.stack([codes & ((1 << z) - 1), codes >> z], axis=1)
 
 

@@ -23,3 +23,10 @@ class Progress:
     """What is counted, in the plural: `tiles`, `blocks`, `files`."""
     bytes_written: int = 0
     """Bytes of output written so far."""
+    subject: str = ""
+    """What it is done to, where there are several: the name of a source."""
+
+    @property
+    def title(self) -> str:
+        """Stage and subject, as a person reads them."""
+        return f"{self.stage} {self.subject}".rstrip()

@@ -24,7 +24,7 @@ from fusi_pipeline.settings import Settings
 from fusi_pipeline.tasks import COPIED, MergeCell, MergeContext
 from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
-from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.files import scratch_folder, writable_folder
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
@@ -85,7 +85,7 @@ def merge_archives(
         if run.is_current():
             return run.report(time.monotonic() - started, changed=False)
         writable_folder(output.parent)
-        writable_folder(settings.scratch_dir)
+        stack.enter_context(scratch_folder(settings.scratch_dir))
         with MBTilesWriter(run.work_path, settings.pace) as writer:
             same = run.has_begun(writer)
             if not same:

@@ -95,7 +95,7 @@ def scan(
         with cache_limit(cache_mib):
             for outcome, known in _outcomes(entries, memory, Survey(folder, config), workers):
                 tally.add(outcome, known)
-                yield Progress("scan", tally.count, len(entries), "files")
+                yield Progress("scan", tally.count, len(entries), "files", subject=name)
         if tally.broken and not skip_broken:
             raise SourcesBroken(name, [(one.filename, one.problem) for one in tally.broken])
         _refuse_empty(name, tally)

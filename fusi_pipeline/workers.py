@@ -2,7 +2,7 @@
 
 Workers come from a fork server that has imported and compiled everything once,
 so that a new worker costs milliseconds and their memory is apart. They ignore
-Ctrl-C (the parent decides) and end by themselves when the parent is gone.
+Ctrl-C and SIGTERM (the parent decides) and end by themselves when the parent is gone.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _call(work: str, task: object) -> object:
 
 def _start(environment: dict[str, str], module: str, context: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
     if parent is not None:

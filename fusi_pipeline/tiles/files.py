@@ -45,6 +45,17 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder for temporary files, made if need be, and removed again if nothing is in it."""
+    writable_folder(folder)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def full_or_unwritable(error: OSError, path: Path) -> Exception:
     """Return the error to raise for a failed write at `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -220,8 +220,11 @@ def sample(
                     y_0 = b_0 + u * (b_1 + u * b_2)
                     x_1 = x_below[3 * cell] + w * (x_below[3 * cell + 1] + w * x_below[3 * cell + 2])
                     y_1 = y_below[3 * cell] + w * (y_below[3 * cell + 1] + w * y_below[3 * cell + 2])
-                    middle = 0.5 * (x_0 + x_1)
-                    shift = _wrapped(middle, width, period) - middle
+                    shift = 0.0
+                    if max(x_0, x_1) <= 0.0:
+                        shift = period
+                    elif min(x_0, x_1) >= width:
+                        shift = -period
                     out[line + col] = _mean(source, height, width, x_0 + shift, y_0, x_1 + shift, y_1)
                     continue
                 x = _wrapped(a_0 + u * (a_1 + u * a_2), width, period)

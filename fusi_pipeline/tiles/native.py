@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy.typing as npt
 
 _SOURCE = Path(__file__).with_name("kernels.py")
@@ -61,6 +60,7 @@ def warm_up() -> None:
 @cache
 def _loaded() -> tuple[dict[str, str], Any]:
     """Return the symbol of each kernel and the engine that holds their code."""
+    llvm = _llvm()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = _machine()
@@ -75,6 +75,7 @@ def _loaded() -> tuple[dict[str, str], Any]:
 
 
 def _machine() -> Any:
+    llvm = _llvm()
     features = llvm.get_host_cpu_features().flatten()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"
@@ -111,13 +112,14 @@ def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     for name, signature in kernels.SIGNATURES.items():
         compiled: Any = cfunc(signature, error_model="numpy")(getattr(kernels, name))
         symbols[name] = compiled.native_name
-        module = llvm.parse_assembly(compiled._library.get_llvm_str())
+        module = _llvm().parse_assembly(compiled._library.get_llvm_str())
         code.append(machine.emit_object(module))
     return symbols, code
 
 
 def _digest() -> str:
     """Return a hash of everything the machine code depends on."""
+    llvm = _llvm()
     parts = (
         _SOURCE.read_bytes(),
         version("numba").encode(),
@@ -128,6 +130,13 @@ def _digest() -> str:
         llvm.get_host_cpu_features().flatten().encode(),
     )
     return hashlib.blake2b(b"\0".join(parts), digest_size=12).hexdigest()
+
+
+def _llvm() -> Any:
+    """Return llvmlite's binding, imported only where kernels are called."""
+    from llvmlite import binding
+
+    return binding
 
 
 def _cache_folders() -> list[Path]:

@@ -1,0 +1,126 @@
+"""CPU of `fusi build` against the floor: encoding the same tiles and nothing else.
+
+Makes a rough UTM surface, builds it in a fresh process (scan, start of the
+workers and all), then encodes the decoded tiles again with Pillow at the same
+settings, in turn. The CPU of every process counts, also of those that the build
+leaves to the system to reap; that needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import io
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.image import WEBP_METHOD, WEBP_QUALITY, decode_webp
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> None:
+    """Measure and print one JSON line per round and the median ratio."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--side", type=int, default=6000, help="pixels along the surface's side")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--source", type=Path, help="a source folder to build instead")
+    options = parser.parse_args()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch:
+        folder = Path(scratch) / "source-store" / "surface"
+        if options.source:
+            shutil.copytree(options.source, folder)
+        else:
+            write_surface(folder / "surface.tif", options.side)
+        ratios = [measure(Path(scratch)) for _ in range(options.rounds)]
+    print(json.dumps({"median_ratio": round(statistics.median(ratios), 3)}))
+
+
+def measure(scratch: Path) -> float:
+    """Build once, encode once; return the ratio of their CPU seconds."""
+    output = scratch / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [
+        sys.executable, "-m", "fusi_pipeline.cli", "build", "surface",
+        "--source-store", str(scratch / "source-store"), "--output-dir", str(output),
+    ]  # fmt: skip
+    before = _children_cpu_s()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _reap()
+    build_s = _children_cpu_s() - before
+    pictures = _pictures(output / "sources" / "surface.mbtiles")
+    started = time.process_time()
+    for picture in pictures:
+        picture.save(
+            io.BytesIO(), "WEBP", lossless=True, method=WEBP_METHOD, quality=WEBP_QUALITY, exact=True
+        )
+    floor_s = time.process_time() - started
+    facts = {
+        "tiles": len(pictures),
+        "build_cpu_s": round(build_s, 2),
+        "floor_cpu_s": round(floor_s, 2),
+        "ratio": round(build_s / floor_s, 3),
+        "floor_ms_per_tile": round(1000 * floor_s / len(pictures), 1),
+    }
+    print(json.dumps(facts), flush=True)
+    return build_s / floor_s
+
+
+def write_surface(path: Path, side: int, seed: int = 1) -> None:
+    """Write a fractal surface of `side` x `side` pixels of 8 m in UTM, heights 0..2500 m."""
+    noise = np.random.default_rng(seed).standard_normal((side, side), dtype=np.float32)
+    spectrum = np.fft.rfft2(noise)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    frequency[0, 0] = np.inf
+    heights = np.fft.irfft2(spectrum * frequency**-2.1, s=(side, side))
+    heights = (heights - heights.min()) * (2500 / np.ptp(heights))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=side, height=side, count=1, dtype="float32", crs="EPSG:32633",
+        transform=from_origin(450000, 5300000, 8, 8), nodata=-9999, tiled=True, blockxsize=512,
+        blockysize=512, compress="deflate", predictor=3,
+    ) as dataset:  # fmt: skip
+        dataset.write(heights.astype(np.float32), 1)
+
+
+def _pictures(archive: Path) -> list[Image.Image]:
+    with MBTilesReader(archive) as reader:
+        return [
+            Image.fromarray(decode_webp(reader.read(Tile(z, x, y)) or b""))
+            for z in reader.counts()
+            for x, y in reader.coordinates(z).tolist()
+        ]
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _reap() -> None:
+    """Wait for every process that was left to this one."""
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+if __name__ == "__main__":
+    main()

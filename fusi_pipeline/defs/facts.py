@@ -1,0 +1,207 @@
+"""What the page of an asset shows: figures, a picture, and whether the asset is sound."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import dagster as dg
+
+from fusi_pipeline.build import BuildReport
+from fusi_pipeline.console import size
+from fusi_pipeline.defs.versions import index_version
+from fusi_pipeline.footprint import width_m
+from fusi_pipeline.preview import preview_png
+from fusi_pipeline.publish import MergeReport
+from fusi_pipeline.sources import SourceIndex
+from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.grid import Bounds, geographic
+from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.verify import VerifyReport
+
+SAMPLE = 500
+"""Tiles that an asset decodes when it verifies its archive."""
+_PICTURE_SIDES_PX = (360, 240, 160)
+_PICTURE_MOST_BYTES = 100_000
+"""As text in the event log it is a third more."""
+_MOST_LISTED = 100
+
+Metadata: TypeAlias = dict[str, dg.MetadataValue[object] | str | int | float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts:
+    """What the index of a source says."""
+
+    path: Path
+    version: str
+    files: int
+    bytes: int
+    """Size of the usable files."""
+    bounds: Bounds
+    maxzoom: int
+    pixel_m: float
+    """Mean width of a pixel of the files, in EPSG:3857 metres."""
+    broken: tuple[tuple[str, str], ...]
+    """(filename, problem) of the files left out."""
+    warnings: tuple[tuple[str, str], ...]
+    """(filename, text)."""
+
+
+def index_facts(path: Path) -> IndexFacts:
+    """Return what an index says, read through once. Raises SourceIndexInvalid."""
+    with SourceIndex(path) as index:
+        files = count = columns = 0
+        metres = 0.0
+        warnings: list[tuple[str, str]] = []
+        for file in index.files():
+            files += 1
+            count += file.size_bytes
+            columns += file.width
+            metres += width_m(file.box)
+            warnings += [(file.filename, text) for text in file.warnings]
+        return IndexFacts(
+            path=path,
+            version=index_version(index.config_digest, index.files()),
+            files=files,
+            bytes=count,
+            bounds=geographic(index.bounds()),
+            maxzoom=index.maxzoom(),
+            pixel_m=metres / max(columns, 1),
+            broken=tuple(index.broken()),
+            warnings=tuple(warnings),
+        )
+
+
+def index_metadata(facts: IndexFacts, seconds: float) -> Metadata:
+    """Return the figures of an index."""
+    return {
+        "files": facts.files,
+        "bytes": facts.bytes,
+        "max zoom": facts.maxzoom,
+        "bounds": _box(facts.bounds),
+        "pixel (EPSG:3857 m)": round(facts.pixel_m, 2),
+        "seconds": round(seconds, 1),
+        "path": dg.MetadataValue.path(facts.path.absolute()),
+    }
+
+
+def files_check(facts: IndexFacts) -> dg.AssetCheckResult:
+    """Return whether every file of a source is used and nothing about one is odd."""
+    concerns = [*facts.broken, *facts.warnings]
+    return dg.AssetCheckResult(
+        check_name="source_index_files",
+        passed=not concerns,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{facts.path.name.partition('.')[0]}: {facts.files} files used, "
+        f"{len(facts.broken)} left out, {len(facts.warnings)} warnings",
+        metadata={
+            "files used": facts.files,
+            "files left out": len(facts.broken),
+            "warnings": len(facts.warnings),
+            **_listed("concerns", [f"{filename}: {text}" for filename, text in concerns]),
+        },
+    )
+
+
+def build_metadata(report: BuildReport) -> Metadata:
+    """Return the figures of the archive of a source, and what of it this run made."""
+    return {
+        **_archive_metadata(report.path, report.metadata, report.seconds),
+        "blocks built": report.built,
+        "blocks reused": report.reused,
+        "blocks resumed": report.resumed,
+    }
+
+
+def merge_metadata(report: MergeReport, names: list[str], mode: str) -> Metadata:
+    """Return the figures of a merged archive, and what it was merged from."""
+    return {
+        **_archive_metadata(report.path, report.metadata, report.seconds),
+        "tiles merged": report.merged,
+        "tiles copied": report.copied,
+        "changed": dg.MetadataValue.bool(report.changed),
+        "mode": mode,
+        "priority": dg.MetadataValue.json(names),
+    }
+
+
+def sound_check(check_name: str, report: VerifyReport) -> dg.AssetCheckResult:
+    """Return whether an archive was found sound, with the figures."""
+    heights = "" if report.minimum_m is None else f", {report.minimum_m:g} .. {report.maximum_m:g} m"
+    verdict = "sound" if report.sound else f"{len(report.problems)} problems"
+    metadata: Metadata = {"tiles": report.tiles, "tiles decoded": report.decoded}
+    if report.minimum_m is not None and report.maximum_m is not None:
+        metadata |= {"lowest (m)": report.minimum_m, "highest (m)": report.maximum_m}
+    return dg.AssetCheckResult(
+        check_name=check_name,
+        passed=report.sound,
+        description=f"{report.path.stem}: {verdict}, {report.tiles} tiles{heights}",
+        metadata={
+            **metadata,
+            "pmtiles command": report.second_opinion,
+            **_listed("problems", report.problems),
+        },
+    )
+
+
+def refuse_unsound(report: VerifyReport) -> None:
+    """Raise Failure where an archive was found not to be sound."""
+    if report.sound:
+        return
+    count = len(report.problems)
+    more = f" and {count - 1} more" if count > 1 else ""
+    raise dg.Failure(
+        f"{report.path}: not sound: {report.problems[0]}{more}; remove the file and materialize it again",
+        metadata={
+            "tiles": report.tiles,
+            "tiles decoded": report.decoded,
+            **_listed("problems", report.problems),
+        },
+    )
+
+
+def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> Metadata:
+    with open_archive(path) as reader:
+        counts, sizes = reader.counts(), reader.sizes()
+    return {
+        "picture": hillshade(path),
+        "tiles": sum(counts.values()),
+        "bytes": path.stat().st_size,
+        "zooms": f"{archive.minzoom} .. {archive.maxzoom}",
+        "tiles by zoom": _table(counts, sizes),
+        "bounds": _box(archive.bounds),
+        "seconds": round(seconds, 1),
+        "path": dg.MetadataValue.path(path.absolute()),
+    }
+
+
+def hillshade(path: Path) -> dg.MetadataValue[object]:
+    """Return a shaded picture of an archive, small enough for the event log."""
+    data = b""
+    for side in _PICTURE_SIDES_PX:
+        data = preview_png(path, max_px=side)
+        if len(data) <= _PICTURE_MOST_BYTES:
+            break
+    return dg.MetadataValue.md(f"![hillshade](data:image/png;base64,{base64.b64encode(data).decode()})")
+
+
+def _table(counts: Mapping[int, int], sizes: Mapping[int, int]) -> dg.MetadataValue[object]:
+    rows = [f"| {z} | {counts[z]} | {size(sizes.get(z, 0))} |" for z in sorted(counts)]
+    return dg.MetadataValue.md("\n".join(["| zoom | tiles | size |", "|--:|--:|--:|", *rows]))
+
+
+def _box(box: Bounds) -> str:
+    return f"{box.west:.5f}, {box.south:.5f}, {box.east:.5f}, {box.north:.5f}"
+
+
+def _listed(name: str, lines: list[str] | tuple[str, ...]) -> Metadata:
+    """Return lines under a name; nothing where there is none."""
+    if not lines:
+        return {}
+    more = [f"- and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
+    shown = [f"- {line}" for line in lines[:_MOST_LISTED]]
+    return {name: dg.MetadataValue.md("\n".join(shown + more))}

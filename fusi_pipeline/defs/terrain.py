@@ -1,0 +1,110 @@
+"""All sources together: merged pixel by pixel into `terrain.pmtiles`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, refuse_unsound, sound_check
+from fusi_pipeline.defs.progress import failures, followed
+from fusi_pipeline.defs.sources import GROUP, POOL, SOURCES, source_mbtiles
+from fusi_pipeline.defs.versions import merged_version
+from fusi_pipeline.errors import UsageError
+from fusi_pipeline.merge import MODES
+from fusi_pipeline.plan import CODE_VERSION
+from fusi_pipeline.publish import merge_archives
+from fusi_pipeline.settings import Settings
+from fusi_pipeline.verify import verify
+
+_FILENAME = "terrain.pmtiles"
+
+
+class TerrainConfig(dg.Config):
+    """Which height wins where sources overlap."""
+
+    order: list[str] = Field(
+        default=[],
+        description="Sources with precedence, first first; the others follow, finest pixels first.",
+    )
+    mode: str = Field(default="priority", description=f"One of {', '.join(MODES)}.")
+
+
+@dg.asset(
+    deps=[dg.AssetDep(source_mbtiles, partition_mapping=dg.AllPartitionMapping())],
+    group_name=GROUP,
+    kinds={"pmtiles"},
+    pool=POOL,
+    code_version=CODE_VERSION,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "terrain_sound",
+            asset="terrain_pmtiles",
+            description="The archive is whole: structure, metadata, and a sample of its tiles decoded.",
+        )
+    ],
+)
+def terrain_pmtiles(
+    context: dg.AssetExecutionContext, config: TerrainConfig, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """The terrain: every source merged pixel by pixel into one PMTiles, ready for maps.
+
+    Every source must have its MBTiles. Where one was tiled before its files changed, it is taken as it is.
+    """
+    log, pause_s = context.log.info, settings.progress_interval_s
+    with failures():
+        names = priority(context.instance.get_dynamic_partitions(_partitions_name()), config.order, settings)
+        log(f"priority: {', '.join(names)}; mode: {config.mode}")
+        inputs = archives(names, config.mode, settings)
+        work = merge_archives(inputs, terrain_path(settings), settings, mode=config.mode)
+        report = followed(work, log, pause_s)
+        checked = followed(verify(report.path, sample=SAMPLE), log, pause_s)
+    yield sound_check("terrain_sound", checked)
+    refuse_unsound(checked)
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(merged_version(inputs, config.mode)),
+        metadata=merge_metadata(report, names, config.mode),
+    )
+
+
+def terrain_path(settings: Settings) -> Path:
+    """Return where the merged archive is."""
+    return settings.output_dir / _FILENAME
+
+
+def priority(names: Sequence[str], order: Sequence[str], settings: Settings) -> list[str]:
+    """Return sources in the order of precedence: those of `order`, then the finest pixels, then by name.
+
+    Raises UsageError for an unknown or repeated name in `order`.
+    """
+    if unknown := [name for name in order if name not in names]:
+        raise UsageError(f"order names {', '.join(unknown)}; the sources are {', '.join(sorted(names))}")
+    if len(set(order)) != len(order):
+        raise UsageError(f"order {', '.join(order)}: name each source once")
+    others = sorted(set(names) - set(order))
+    others.sort(key=lambda name: _pixel_m(name, settings))
+    return [*order, *others]
+
+
+def _pixel_m(name: str, settings: Settings) -> float:
+    """Return the mean pixel width of a source; infinite where it has no index."""
+    path = settings.index_path(name)
+    return index_facts(path).pixel_m if path.exists() else float("inf")
+
+
+def archives(names: Sequence[str], mode: str, settings: Settings) -> list[Path]:
+    """Return the archives of sources. Raises UsageError where one is missing, or there is no source or mode."""
+    if mode not in MODES:
+        raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if not names:
+        raise UsageError(f"no source: put a folder of rasters into {settings.source_store.absolute()}")
+    if missing := [name for name in names if not settings.archive_path(name).exists()]:
+        raise UsageError(f"source_mbtiles is missing for {', '.join(missing)}; materialize it first")
+    return [settings.archive_path(name) for name in names]
+
+
+def _partitions_name() -> str:
+    assert SOURCES.name is not None, "a partitions definition whose partitions the instance keeps has a name"
+    return SOURCES.name
