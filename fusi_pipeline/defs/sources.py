@@ -25,7 +25,8 @@ from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SCHEMA_VERSION, is_current, source_folder
 from fusi_pipeline.verify import verify
 
-SOURCES = dg.DynamicPartitionsDefinition(name="source")
+PARTITIONS = "source"
+SOURCES = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 GROUP = "terrain"
 POOL = "gdal"
 """The engine has workers of its own: as many assets at a time as this pool allows, one by default."""

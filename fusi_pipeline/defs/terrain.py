@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, refuse_unsound, sound_check
 from fusi_pipeline.defs.progress import failures, followed
-from fusi_pipeline.defs.sources import GROUP, POOL, SOURCES, source_mbtiles
+from fusi_pipeline.defs.sources import GROUP, PARTITIONS, POOL, source_mbtiles
 from fusi_pipeline.defs.versions import merged_version
 from fusi_pipeline.errors import UsageError
 from fusi_pipeline.merge import MODES
@@ -55,7 +55,7 @@ def terrain_pmtiles(
     """
     log, pause_s = context.log.info, settings.progress_interval_s
     with failures():
-        names = priority(context.instance.get_dynamic_partitions(_partitions_name()), config.order, settings)
+        names = priority(context.instance.get_dynamic_partitions(PARTITIONS), config.order, settings)
         log(f"priority: {', '.join(names)}; mode: {config.mode}")
         inputs = archives(names, config.mode, settings)
         work = merge_archives(inputs, terrain_path(settings), settings, mode=config.mode)
@@ -104,7 +104,3 @@ def archives(names: Sequence[str], mode: str, settings: Settings) -> list[Path]:
         raise UsageError(f"source_mbtiles is missing for {', '.join(missing)}; materialize it first")
     return [settings.archive_path(name) for name in names]
 
-
-def _partitions_name() -> str:
-    assert SOURCES.name is not None, "a partitions definition whose partitions the instance keeps has a name"
-    return SOURCES.name

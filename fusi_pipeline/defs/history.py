@@ -1,0 +1,30 @@
+"""What the instance remembers of an asset: its latest materialization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A materialization of the past."""
+
+    at: float
+    """Seconds since 1970."""
+    data_version: str | None
+    metadata: dict[str, object]
+
+
+def latest(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None) -> Remembered | None:
+    """Return the latest materialization of an asset or of one partition of it."""
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        event = record.asset_materialization
+        if event is not None:
+            values = {name: value.value for name, value in event.metadata.items()}
+            return Remembered(record.timestamp, (event.tags or {}).get(DATA_VERSION_TAG), values)
+    return None
