@@ -30,12 +30,12 @@ _MARGIN_PX = 3
 _AVERAGE_ABOVE = 2**0.5
 """Base pixels wider than this many source pixels are averaged, whatever the resampling."""
 
-_WORKER_MIB = 190
-"""Resident memory of a worker besides arrays and GDAL's cache (measured, see DESIGN "Memory")."""
-_ARRAYS_MIB = {0: 40, 1: 70, 2: 170}
+_PROCESS_MIB = 120
+"""Resident memory of each process before it works: the parent, the fork server, a worker (measured)."""
+_ARRAYS_MIB = {0: 20, 1: 40, 2: 90}
 """Arrays of a worker by block levels (measured)."""
-_TILE_BYTES = 95_000
-_TILE_CPU_S = 0.055
+_TILE_BYTES = 80_000
+_TILE_CPU_S = 0.05
 """Means over the benchmark's sources, for estimates before anything is known."""
 
 
@@ -212,15 +212,15 @@ def plan_source(
 def workers_for(memory_mib: int, wanted: int, cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
     """Return how many workers a memory budget holds, `wanted` at most. Raises BudgetTooSmall."""
     each = worker_mib(cache_mib, levels)
-    fitting = (memory_mib - _WORKER_MIB) // each
+    fitting = (memory_mib - 2 * _PROCESS_MIB) // each
     if fitting < 1:
-        raise BudgetTooSmall(memory_mib, _WORKER_MIB + each)
+        raise BudgetTooSmall(memory_mib, 2 * _PROCESS_MIB + each)
     return min(wanted, fitting)
 
 
 def worker_mib(cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
     """Return the peak resident memory of one worker in MiB."""
-    return _WORKER_MIB + _ARRAYS_MIB[levels] + cache_mib
+    return _PROCESS_MIB + _ARRAYS_MIB[levels] + cache_mib
 
 
 def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int) -> Estimate:
@@ -236,7 +236,7 @@ def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int)
         tiles=tiles,
         bytes=size,
         workers=workers,
-        memory_mib=_WORKER_MIB + workers * worker_mib(cache_mib),
+        memory_mib=2 * _PROCESS_MIB + workers * worker_mib(cache_mib),
         scratch_bytes=size + (64 << 20),
         seconds=tiles * _TILE_CPU_S / workers + 2.0,
     )

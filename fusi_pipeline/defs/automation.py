@@ -1,9 +1,7 @@
-"""What happens without being asked: sources that come and go are noted and, if switched on, refreshed at night.
+"""What happens by itself: sources that come and go are noted and, if switched on, refreshed at night.
 
 No work starts here unless a person switched `nightly_refresh` on.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +17,9 @@ from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import find_sources, is_current, source_folder
 
 REFRESH_TAG = "fusi/refresh"
-"""Marks the runs that one tick of the schedule asked for, with the time of the tick."""
+"""Marks the runs of sources that one tick of the schedule asked for, with the time of the tick."""
+_SCHEDULE_TAG = "dagster/schedule_name"
+"""Dagster's own mark on every run that a schedule asked for."""
 _REST_PER_WORK = 50
 """Looking through folders takes at most a fiftieth of the time, however many files they hold."""
 
@@ -34,7 +34,7 @@ refresh = dg.define_asset_job(
 def new_sources(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Folders of the source store become partitions, folders that went lose theirs, changes are noted.
+    """Make a partition of each folder of the source store, drop those of folders that went, note changes.
 
     Starts no run. What was made of a source that went stays where it is.
     """
@@ -81,7 +81,7 @@ def changes(
 def nightly_refresh(
     context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """At 02:00 UTC, a run for each source that is new or changed; `terrain_after_refresh` merges them then."""
+    """Ask at 02:00 UTC for a run of each source that is new or changed; a merge of all follows them."""
     tick = f"{context.scheduled_execution_time:%Y-%m-%d %H:%M}"
     names = find_sources(settings.source_store)
     context.instance.add_dynamic_partitions(PARTITIONS, names)
@@ -95,13 +95,13 @@ def nightly_refresh(
 
 @dg.sensor(job=refresh, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def terrain_after_refresh(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Once the runs that `nightly_refresh` asked for have ended, one that merges, if any of them succeeded."""
+    """Ask for a merge once the runs of `nightly_refresh` have ended, if any of them succeeded."""
     instance = context.instance
-    newest = instance.get_runs(dg.RunsFilter(job_name=refresh.name, tags={REFRESH_TAG: _ANY}), limit=1)
-    if not newest:
-        return dg.SkipReason("no nightly refresh so far")
-    tick = newest[0].tags[REFRESH_TAG]
-    runs = instance.get_runs(dg.RunsFilter(job_name=refresh.name, tags={REFRESH_TAG: tick}))
+    scheduled = dg.RunsFilter(tags={_SCHEDULE_TAG: nightly_refresh.name})
+    tick = next((run.tags.get(REFRESH_TAG) for run in instance.get_runs(scheduled, limit=1)), None)
+    if tick is None:
+        return dg.SkipReason("no nightly refresh of sources has gone before")
+    runs = instance.get_runs(dg.RunsFilter(tags={REFRESH_TAG: tick}))
     waiting = sum(not run.is_finished for run in runs)
     if waiting:
         return dg.SkipReason(f"{waiting} of {len(runs)} runs of {tick} are under way")

@@ -6,12 +6,11 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from fusi_pipeline.build import BuildReport
-from fusi_pipeline.console import size
 from fusi_pipeline.defs.versions import index_version
 from fusi_pipeline.footprint import width_m
 from fusi_pipeline.preview import preview_png
@@ -29,7 +28,8 @@ _PICTURE_MOST_BYTES = 100_000
 """As text in the event log it is a third more."""
 _MOST_LISTED = 100
 
-Metadata: TypeAlias = dict[str, dg.MetadataValue[object] | str | int | float]
+Metadata: TypeAlias = dict[str, Any]
+"""What dagster takes as metadata: plain values and its own `MetadataValue`s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +117,16 @@ def build_metadata(report: BuildReport) -> Metadata:
     }
 
 
-def merge_metadata(report: MergeReport, names: list[str], mode: str) -> Metadata:
-    """Return the figures of a merged archive, and what it was merged from."""
+def merge_metadata(report: MergeReport, names: list[str], order: list[str], mode: str) -> Metadata:
+    """Return the figures of a merged archive, and what it was merged from and how."""
     return {
         **_archive_metadata(report.path, report.metadata, report.seconds),
         "tiles merged": report.merged,
         "tiles copied": report.copied,
         "changed": dg.MetadataValue.bool(report.changed),
         "mode": mode,
-        "priority": dg.MetadataValue.json(names),
+        "priority": ", ".join(names),
+        "order": dg.MetadataValue.json(order),
     }
 
 
@@ -166,20 +167,20 @@ def refuse_unsound(report: VerifyReport) -> None:
 
 def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> Metadata:
     with open_archive(path) as reader:
-        counts, sizes = reader.counts(), reader.sizes()
+        counts = reader.counts()
     return {
         "picture": hillshade(path),
         "tiles": sum(counts.values()),
         "bytes": path.stat().st_size,
         "zooms": f"{archive.minzoom} .. {archive.maxzoom}",
-        "tiles by zoom": _table(counts, sizes),
+        "tiles by zoom": _table(counts),
         "bounds": _box(archive.bounds),
         "seconds": round(seconds, 1),
         "path": dg.MetadataValue.path(path.absolute()),
     }
 
 
-def hillshade(path: Path) -> dg.MetadataValue[object]:
+def hillshade(path: Path) -> dg.MarkdownMetadataValue:
     """Return a shaded picture of an archive, small enough for the event log."""
     data = b""
     for side in _PICTURE_SIDES_PX:
@@ -189,9 +190,9 @@ def hillshade(path: Path) -> dg.MetadataValue[object]:
     return dg.MetadataValue.md(f"![hillshade](data:image/png;base64,{base64.b64encode(data).decode()})")
 
 
-def _table(counts: Mapping[int, int], sizes: Mapping[int, int]) -> dg.MetadataValue[object]:
-    rows = [f"| {z} | {counts[z]} | {size(sizes.get(z, 0))} |" for z in sorted(counts)]
-    return dg.MetadataValue.md("\n".join(["| zoom | tiles | size |", "|--:|--:|--:|", *rows]))
+def _table(counts: Mapping[int, int]) -> dg.MarkdownMetadataValue:
+    rows = [f"| {z} | {counts[z]} |" for z in sorted(counts)]
+    return dg.MetadataValue.md("\n".join(["| zoom | tiles |", "|--:|--:|", *rows]))
 
 
 def _box(box: Bounds) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -16,7 +17,7 @@ class Remembered:
     at: float
     """Seconds since 1970."""
     data_version: str | None
-    metadata: dict[str, object]
+    metadata: Mapping[str, object]
 
 
 def latest(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None) -> Remembered | None:

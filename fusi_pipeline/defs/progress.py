@@ -1,4 +1,4 @@
-"""A piece of work inside a run: its progress as lines of the run's log, its errors as failures of the asset."""
+"""Work inside a run: its progress as lines of the run's log, its errors as failures of the asset."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""One source at a time: its folder, its index, its MBTiles. A partition is a source, by the name of its folder."""
-
-from __future__ import annotations
+"""One source at a time: its folder, its index, its MBTiles. A partition is a source, by its folder's name."""
 
 import time
 from collections.abc import Iterator
@@ -65,8 +63,8 @@ class ScanConfig(dg.Config):
 )
 def source_index(
     context: dg.AssetExecutionContext, config: ScanConfig, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult[None]:
-    """The index of a source: every raster opened, checked, hashed and read through once.
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Index a source: every raster opened, checked, hashed and read through once.
 
     Files that did not change are not read again.
     """
@@ -79,10 +77,10 @@ def source_index(
         facts = index_facts(path)
         if not is_current(source_folder(settings.source_store, name), path):
             raise dg.Failure(f"source {name!r}: files changed while they were scanned; materialize it again")
-    return dg.MaterializeResult(
+    yield files_check(facts)
+    yield dg.MaterializeResult(
         data_version=dg.DataVersion(facts.version),
         metadata=index_metadata(facts, time.monotonic() - started),
-        check_results=[files_check(facts)],
     )
 
 
@@ -104,7 +102,7 @@ def source_index(
 def source_mbtiles(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-    """The Terrarium tiles of one source, with alpha where it has no data.
+    """Tile a source: Terrarium WebP in one MBTiles, transparent where there is no data.
 
     Only blocks whose files changed are computed; an interrupted run goes on at the next block.
     """

@@ -1,7 +1,5 @@
 """All sources together: merged pixel by pixel into `terrain.pmtiles`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,10 +7,11 @@ import dagster as dg
 from pydantic import Field
 
 from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, refuse_unsound, sound_check
+from fusi_pipeline.defs.history import latest
 from fusi_pipeline.defs.progress import failures, followed
 from fusi_pipeline.defs.sources import GROUP, PARTITIONS, POOL, source_mbtiles
 from fusi_pipeline.defs.versions import merged_version
-from fusi_pipeline.errors import UsageError
+from fusi_pipeline.errors import FusiError, UsageError
 from fusi_pipeline.merge import MODES
 from fusi_pipeline.plan import CODE_VERSION
 from fusi_pipeline.publish import merge_archives
@@ -29,7 +28,7 @@ class TerrainConfig(dg.Config):
         default=[],
         description="Sources with precedence, first first; the others follow, finest pixels first.",
     )
-    mode: str = Field(default="priority", description=f"One of {', '.join(MODES)}.")
+    mode: str = Field(default=MODES[0], description=f"One of {', '.join(MODES)}.")
 
 
 @dg.asset(
@@ -49,7 +48,7 @@ class TerrainConfig(dg.Config):
 def terrain_pmtiles(
     context: dg.AssetExecutionContext, config: TerrainConfig, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-    """The terrain: every source merged pixel by pixel into one PMTiles, ready for maps.
+    """Merge every source, pixel by pixel, into one PMTiles that maps can use.
 
     Every source must have its MBTiles. Where one was tiled before its files changed, it is taken as it is.
     """
@@ -65,13 +64,37 @@ def terrain_pmtiles(
     refuse_unsound(checked)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(merged_version(inputs, config.mode)),
-        metadata=merge_metadata(report, names, config.mode),
+        metadata=merge_metadata(report, names, config.order, config.mode),
     )
 
 
 def terrain_path(settings: Settings) -> Path:
     """Return where the merged archive is."""
     return settings.output_dir / _FILENAME
+
+
+def chosen(instance: dg.DagsterInstance) -> TerrainConfig:
+    """Return how the terrain was last merged, without sources that are gone; else the defaults."""
+    last = latest(instance, terrain_pmtiles.key)
+    if last is None:
+        return TerrainConfig()
+    known = set(instance.get_dynamic_partitions(PARTITIONS))
+    order, mode = last.metadata.get("order"), last.metadata.get("mode")
+    named = [str(name) for name in order if name in known] if isinstance(order, list) else []
+    return TerrainConfig(order=named, mode=mode if isinstance(mode, str) else MODES[0])
+
+
+def is_merged(instance: dg.DagsterInstance, settings: Settings) -> bool:
+    """Tell whether the archive is there and was merged from what the sources are now."""
+    last = latest(instance, terrain_pmtiles.key)
+    if last is None or not terrain_path(settings).exists():
+        return False
+    config = chosen(instance)
+    try:
+        names = priority(instance.get_dynamic_partitions(PARTITIONS), config.order, settings)
+        return last.data_version == merged_version(archives(names, config.mode, settings), config.mode)
+    except FusiError:
+        return False
 
 
 def priority(names: Sequence[str], order: Sequence[str], settings: Settings) -> list[str]:
@@ -95,7 +118,7 @@ def _pixel_m(name: str, settings: Settings) -> float:
 
 
 def archives(names: Sequence[str], mode: str, settings: Settings) -> list[Path]:
-    """Return the archives of sources. Raises UsageError where one is missing, or there is no source or mode."""
+    """Return the archives of sources. Raises UsageError for a missing one, no source, an unknown mode."""
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if not names:
@@ -103,4 +126,3 @@ def archives(names: Sequence[str], mode: str, settings: Settings) -> list[Path]:
     if missing := [name for name in names if not settings.archive_path(name).exists()]:
         raise UsageError(f"source_mbtiles is missing for {', '.join(missing)}; materialize it first")
     return [settings.archive_path(name) for name in names]
-
