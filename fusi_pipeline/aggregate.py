@@ -139,10 +139,11 @@ def convert(
     work = output.with_name(f"{output.name}.work")
     name = raster.stem.lstrip(".") or "raster"
     folder = writable_folder(work / "source-store" / name)
-    for path in _with_sidecars(raster):
-        link = folder / path.name
-        if path.exists() and not link.is_symlink():
-            link.symlink_to(path.resolve())
+    for link in folder.iterdir():
+        if link.is_symlink():
+            link.unlink()  # an earlier run may have been given another raster of the same name
+    for path in filter(Path.exists, _with_sidecars(raster)):
+        (folder / path.name).symlink_to(path.resolve())
     inner = settings.with_options(source_store=work / "source-store", output_dir=work)
     report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
     shutil.rmtree(work)

@@ -98,9 +98,9 @@ def _clip(heights: Heights, block: Block, levels: int) -> None:
     if block.clip is None:
         return
     left, top = block.tile.x << levels, block.tile.y << levels
-    first_col, first_row, last_col, last_row = block.clip
     keep = np.zeros((1 << levels, 1 << levels), dtype=bool)
-    keep[first_row - top : last_row - top, first_col - left : last_col - left] = True
+    for first_col, first_row, last_col, last_row in block.clip:
+        keep[first_row - top : last_row - top, first_col - left : last_col - left] = True
     for row, col in np.argwhere(~keep).tolist():
         heights[
             row * TILE_SIZE_PX : (row + 1) * TILE_SIZE_PX, col * TILE_SIZE_PX : (col + 1) * TILE_SIZE_PX

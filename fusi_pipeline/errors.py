@@ -6,7 +6,7 @@ where the command was given wrongly and 1 where the work failed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -14,6 +14,16 @@ class FusiError(Exception):
     """Any condition that fusi reports in one line, without a traceback."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Callable[[type[FusiError], str], FusiError], tuple[type[FusiError], str]]:
+        """Pickle by the message, since a worker's error must reach the writer whatever made it."""
+        return _restored, (type(self), str(self))
+
+
+def _restored(kind: type[FusiError], message: str) -> FusiError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    return error
 
 
 class UsageError(FusiError):

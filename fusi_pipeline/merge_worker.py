@@ -15,7 +15,7 @@ import numpy as np
 
 from fusi_pipeline import merge
 from fusi_pipeline.errors import TileCorrupt
-from fusi_pipeline.tasks import COPIED, Made, MergeCell, MergeContext
+from fusi_pipeline.tasks import CHOICE, COPIED, Made, MergeCell, MergeContext
 from fusi_pipeline.tiles import grid, resample, terrarium
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
@@ -117,12 +117,12 @@ def start(context: MergeContext) -> None:
 def merge_cell(cell: MergeCell) -> Made:
     """Return the tiles of a cell that had to be encoded, and how each of its tiles came about.
 
-    The record's `overview` holds one byte for each tile of the cell, in order:
-    0 encoded here, COPIED + i copied from input i.
+    The record's `overview` holds a number (CHOICE) for each tile of the cell, in
+    order: 0 encoded here, COPIED + i copied from input i.
     """
     assert _worker is not None, "start() has not run in this process"
     tiles: list[tuple[Tile, bytes]] = []
-    choices = bytearray()
+    choices: list[int] = []
     for x, y in cell.coordinates.tolist():
         tile = Tile(cell.z, x, y)
         choice, data = _merge_tile(_worker, tile)
@@ -130,7 +130,8 @@ def merge_cell(cell: MergeCell) -> Made:
         if data is not None:
             tiles.append((tile, data))
     size = sum(len(data) for _, data in tiles)
-    return Made(BlockRecord(cell.tile, cell.key, len(tiles), size, None, bytes(choices)), tuple(tiles))
+    packed = np.array(choices, dtype=CHOICE).tobytes()
+    return Made(BlockRecord(cell.tile, cell.key, len(tiles), size, None, packed), tuple(tiles))
 
 
 def _merge_tile(worker: _Worker, tile: Tile) -> tuple[int, bytes | None]:

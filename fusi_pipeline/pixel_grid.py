@@ -13,7 +13,7 @@ from fusi_pipeline.sources import SourceFile
 PixelGridKey = tuple[str, str, str]
 """CRS and the two sides of a pixel, to six digits: what decides whether files are averaged."""
 
-_PHASE_PX = 0.02
+PHASE_PX = 0.02
 """Pixel grids that agree to this are one grid; GDAL's mosaics round such offsets too."""
 
 
@@ -31,22 +31,12 @@ class PixelGrid:
         """What this grid has in common with every grid of the same resolution."""
         return pixel_grid_key(self.files[0][0])
 
-    @property
-    def pixel_m(self) -> float:
-        """The finer side of a pixel in EPSG:3857 metres."""
-        return pixel_m(self.files[0][0])
-
     def position(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return (column, row) of coordinates in the grid's CRS."""
         a, _, c, _, e, f = self.transform
         return (x - c) / a, (y - f) / e
-
-
-def pixel_m(file: SourceFile) -> float:
-    """Return the finer side of a file's pixels in EPSG:3857 metres."""
-    return min(pixel_sides_m(file))
 
 
 def pixel_sides_m(file: SourceFile) -> tuple[float, float]:
@@ -81,6 +71,6 @@ def _offset(first: SourceFile, file: SourceFile) -> tuple[int, int] | None:
     a, _, c, _, e, f = first.transform
     drift = max(abs(file.transform[0] / a - 1) * file.width, abs(file.transform[4] / e - 1) * file.height)
     col, row = (file.transform[2] - c) / a, (file.transform[5] - f) / e
-    if drift > _PHASE_PX or max(abs(col - round(col)), abs(row - round(row))) > _PHASE_PX:
+    if drift > PHASE_PX or max(abs(col - round(col)), abs(row - round(row))) > PHASE_PX:
         return None
     return round(col), round(row)

@@ -61,8 +61,9 @@ class Block:
     """Hash of everything its bytes depend on."""
     files: tuple[SourceFile, ...]
     """The files that may reach into it, by name."""
-    clip: tuple[int, int, int, int] | None
-    """(first column, first row, last column + 1, last row + 1) of the base tiles wanted, or all."""
+    clip: tuple[tuple[int, int, int, int], ...] | None
+    """(first column, first row, last column + 1, last row + 1) of the base tiles wanted, in two parts
+    where the area crosses the antimeridian within the block; None for all."""
 
     def __str__(self) -> str:
         return f"block {self.tile}"
@@ -124,22 +125,24 @@ class SourcePlan:
             counts[z] = len(upper)
         return counts
 
-    def _clip(self, tile: Tile) -> tuple[int, int, int, int] | None:
+    def _clip(self, tile: Tile) -> tuple[tuple[int, int, int, int], ...] | None:
         if self.bbox is None:
             return None
         side = 1 << (self.maxzoom - self.block_zoom)
         left, top = tile.x * side, tile.y * side
-        wanted = grid.covering_ranges(grid.projected(self.bbox), self.maxzoom)
-        for columns, rows in wanted:
+        clips = []
+        for columns, rows in grid.covering_ranges(grid.projected(self.bbox), self.maxzoom):
             clip = (
                 max(left, columns.start),
                 max(top, rows.start),
                 min(left + side, columns.stop),
                 min(top + side, rows.stop),
             )
+            if clip == (left, top, left + side, top + side):
+                return None
             if clip[0] < clip[2] and clip[1] < clip[3]:
-                return None if clip == (left, top, left + side, top + side) else clip
-        return (left, top, left, top)
+                clips.append(clip)
+        return tuple(clips)
 
     def _parameters_digest(self) -> hashlib.blake2b:
         config = self.config
@@ -311,8 +314,8 @@ def _touched_tiles(block: Block, maxzoom: int, side: int) -> npt.NDArray[np.bool
             touched[row, col] = True
     if block.clip is not None:
         wanted = np.zeros_like(touched)
-        first_col, first_row, last_col, last_row = block.clip
-        wanted[first_row - top : last_row - top, first_col - left : last_col - left] = True
+        for first_col, first_row, last_col, last_row in block.clip:
+            wanted[first_row - top : last_row - top, first_col - left : last_col - left] = True
         touched &= wanted
     return touched
 

@@ -21,7 +21,7 @@ from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, OutputExists, Til
 from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.tasks import COPIED, MergeCell, MergeContext
+from fusi_pipeline.tasks import CHOICE, COPIED, MergeCell, MergeContext
 from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.files import scratch_folder, writable_folder
@@ -36,7 +36,7 @@ GENERATOR = "fusi"
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
 """A cell is 2^3 = 8 tiles wide."""
-_VERSION = "merge-1"
+_VERSION = "merge-2"
 _PACK_STRIDE = 64
 _SOURCE_FACTS = ("license", "website", "vertical_datum")
 
@@ -213,16 +213,15 @@ class _Merge:
 
     def _choices(
         self, z: int, records: Iterator[BlockRecord]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
         """Return the tiles of a zoom and how each came about, in the order of the cells."""
         coordinates = self._coordinates(z)
-        parts: list[bytes] = []
+        parts: list[npt.NDArray[np.uint16]] = []
         length = 0
         while length < len(coordinates):
-            choices = next(records).overview or b""
-            parts.append(choices)
-            length += len(choices)
-        return coordinates, np.frombuffer(b"".join(parts), dtype=np.uint8)
+            parts.append(np.frombuffer(next(records).overview or b"", dtype=CHOICE))
+            length += len(parts[-1])
+        return coordinates, np.concatenate(parts)
 
 
 def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:

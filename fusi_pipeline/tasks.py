@@ -14,6 +14,8 @@ from fusi_pipeline.tiles.mbtiles import BlockRecord
 
 COPIED = 1
 """A merge's choice for a tile: COPIED + i is a copy of input i's, anything lower was encoded anew."""
+CHOICE = np.dtype("<u2")
+"""How choices are kept in the ledger of a merge."""
 Extent = tuple[int, int, int, int]
 """(first column, first row, last column + 1, last row + 1) on the pixel grid of the base zoom."""
 

@@ -14,6 +14,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +28,7 @@ from rasterio.warp import transform as project_points
 from rasterio.windows import Window
 
 from fusi_pipeline.errors import SourceUnreadable
-from fusi_pipeline.pixel_grid import PixelGrid, pixel_grids
+from fusi_pipeline.pixel_grid import PHASE_PX, PixelGrid, PixelGridKey, pixel_grids
 from fusi_pipeline.sources import SourceFile, heights_m
 from fusi_pipeline.tasks import WarpParameters
 from fusi_pipeline.tiles import grid, resample
@@ -129,10 +130,11 @@ def warp(
     """Return the heights of a target window, shape (height, width), NaN where no file has any.
 
     `files` are those that may touch the window, in order of precedence where
-    they overlap on one grid. Raises SourceUnreadable.
+    they overlap on one grid; of overlapping grids the finest has precedence.
+    Raises SourceUnreadable.
     """
     out = np.full((window.height, window.width), np.nan, dtype=np.float32)
-    for pixel_grid in sorted(pixel_grids(files), key=lambda one: one.pixel_m):
+    for pixel_grid in sorted(pixel_grids(files), key=_precedence):
         method = parameters.resampling
         if pixel_grid.key in parameters.averaged and method != "nearest":
             method = "average"
@@ -142,6 +144,31 @@ def warp(
             target = out[rows, cols]
             _warp_grid(pixel_grid, datasets, part, method, parameters, target, threads)
     return out
+
+
+def _precedence(pixel_grid: PixelGrid) -> tuple[float, PixelGridKey, tuple[int, int]]:
+    """Return what pixel grids are sorted by: finest first.
+
+    Only what all files of a grid have in common counts, so that two grids have
+    the same order in every window, whichever of their files reach into it.
+    """
+    crs, width, height = pixel_grid.key
+    a, _, c, _, e, f = pixel_grid.transform
+    size_m = _unit_m(crs) * min(abs(float(width)), abs(float(height)))
+    return size_m, pixel_grid.key, (_phase(c / a), _phase(f / e))
+
+
+def _phase(corner_px: float) -> int:
+    """Return where in a pixel a grid's corner lies, coarse enough to be one number for all its files."""
+    return math.floor(corner_px / PHASE_PX + 0.3) % round(1 / PHASE_PX)
+
+
+@lru_cache(maxsize=64)
+def _unit_m(wkt: str) -> float:
+    """Return the length of a CRS's unit in metres, on the equator where it is an angle."""
+    crs = CRS.from_wkt(wkt)
+    _, per_unit = crs.units_factor
+    return per_unit * grid.EARTH_RADIUS_M if crs.is_geographic else per_unit
 
 
 def _warp_grid(

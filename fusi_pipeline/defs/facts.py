@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, TypeAlias
 import dagster as dg
 
 from fusi_pipeline.build import BuildReport
+from fusi_pipeline.console import size
+from fusi_pipeline.defs.picture import pictures
 from fusi_pipeline.defs.versions import index_version
 from fusi_pipeline.footprint import width_m
-from fusi_pipeline.preview import preview_png
 from fusi_pipeline.publish import MergeReport
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tiles.archive import ArchiveMetadata
@@ -23,9 +23,6 @@ from fusi_pipeline.verify import VerifyReport
 
 SAMPLE = 500
 """Tiles that an asset decodes when it verifies its archive."""
-_PICTURE_SIDES_PX = (360, 240, 160)
-_PICTURE_MOST_BYTES = 100_000
-"""As text in the event log it is a third more."""
 _MOST_LISTED = 100
 
 Metadata: TypeAlias = dict[str, Any]
@@ -80,11 +77,12 @@ def index_metadata(facts: IndexFacts, seconds: float) -> Metadata:
     """Return the figures of an index."""
     return {
         "files": facts.files,
-        "bytes": facts.bytes,
+        "size": size(facts.bytes),
         "max zoom": facts.maxzoom,
         "bounds": _box(facts.bounds),
         "pixel (EPSG:3857 m)": round(facts.pixel_m, 2),
         "seconds": round(seconds, 1),
+        "bytes": facts.bytes,
         "path": dg.MetadataValue.path(facts.path.absolute()),
     }
 
@@ -135,6 +133,8 @@ def sound_check(check_name: str, report: VerifyReport) -> dg.AssetCheckResult:
     heights = "" if report.minimum_m is None else f", {report.minimum_m:g} .. {report.maximum_m:g} m"
     verdict = "sound" if report.sound else f"{len(report.problems)} problems"
     metadata: Metadata = {"tiles": report.tiles, "tiles decoded": report.decoded}
+    if report.format == "pmtiles":
+        metadata["pmtiles command"] = report.second_opinion
     if report.minimum_m is not None and report.maximum_m is not None:
         metadata |= {"lowest (m)": report.minimum_m, "highest (m)": report.maximum_m}
     return dg.AssetCheckResult(
@@ -143,19 +143,16 @@ def sound_check(check_name: str, report: VerifyReport) -> dg.AssetCheckResult:
         description=f"{report.path.stem}: {verdict}, {report.tiles} tiles{heights}",
         metadata={
             **metadata,
-            "pmtiles command": report.second_opinion,
             **_listed("problems", report.problems),
         },
     )
 
 
-def refuse_unsound(report: VerifyReport) -> None:
-    """Raise Failure where an archive was found not to be sound."""
-    if report.sound:
-        return
+def unsound(report: VerifyReport) -> dg.Failure:
+    """Return the failure of an asset whose archive was found not to be sound."""
     count = len(report.problems)
     more = f" and {count - 1} more" if count > 1 else ""
-    raise dg.Failure(
+    return dg.Failure(
         f"{report.path}: not sound: {report.problems[0]}{more}; remove the file and materialize it again",
         metadata={
             "tiles": report.tiles,
@@ -169,25 +166,16 @@ def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> M
     with open_archive(path) as reader:
         counts = reader.counts()
     return {
-        "picture": hillshade(path),
+        **pictures(path),
         "tiles": sum(counts.values()),
-        "bytes": path.stat().st_size,
+        "size": size(path.stat().st_size),
         "zooms": f"{archive.minzoom} .. {archive.maxzoom}",
         "tiles by zoom": _table(counts),
         "bounds": _box(archive.bounds),
         "seconds": round(seconds, 1),
+        "bytes": path.stat().st_size,
         "path": dg.MetadataValue.path(path.absolute()),
     }
-
-
-def hillshade(path: Path) -> dg.MarkdownMetadataValue:
-    """Return a shaded picture of an archive, small enough for the event log."""
-    data = b""
-    for side in _PICTURE_SIDES_PX:
-        data = preview_png(path, max_px=side)
-        if len(data) <= _PICTURE_MOST_BYTES:
-            break
-    return dg.MetadataValue.md(f"![hillshade](data:image/png;base64,{base64.b64encode(data).decode()})")
 
 
 def _table(counts: Mapping[int, int]) -> dg.MarkdownMetadataValue:

@@ -13,8 +13,8 @@ from fusi_pipeline.defs.facts import (
     files_check,
     index_facts,
     index_metadata,
-    refuse_unsound,
     sound_check,
+    unsound,
 )
 from fusi_pipeline.defs.progress import failures, followed
 from fusi_pipeline.defs.versions import archive_version
@@ -63,7 +63,7 @@ class ScanConfig(dg.Config):
 )
 def source_index(
     context: dg.AssetExecutionContext, config: ScanConfig, settings: dg.ResourceParam[Settings]
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Index a source: every raster opened, checked, hashed and read through once.
 
     Files that did not change are not read again.
@@ -77,10 +77,10 @@ def source_index(
         facts = index_facts(path)
         if not is_current(source_folder(settings.source_store, name), path):
             raise dg.Failure(f"source {name!r}: files changed while they were scanned; materialize it again")
-    yield files_check(facts)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(facts.version),
         metadata=index_metadata(facts, time.monotonic() - started),
+        check_results=[files_check(facts)],
     )
 
 
@@ -113,8 +113,12 @@ def source_mbtiles(
         report = followed(build_source(name, settings, skip_broken=approved), log, pause_s)
         log(f"{report.built} blocks built, {report.reused} reused, {report.resumed} resumed")
         checked = followed(verify(report.path, sample=SAMPLE), log, pause_s)
-    yield sound_check("mbtiles_sound", checked)
-    refuse_unsound(checked)
+    check = sound_check("mbtiles_sound", checked)
+    if not check.passed:
+        yield check
+        raise unsound(checked)
     yield dg.MaterializeResult(
-        data_version=dg.DataVersion(archive_version(report.path)), metadata=build_metadata(report)
+        data_version=dg.DataVersion(archive_version(report.path)),
+        metadata=build_metadata(report),
+        check_results=[check],
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, refuse_unsound, sound_check
+from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, sound_check, unsound
 from fusi_pipeline.defs.history import latest
 from fusi_pipeline.defs.progress import failures, followed
 from fusi_pipeline.defs.sources import GROUP, PARTITIONS, POOL, source_mbtiles
@@ -60,11 +60,14 @@ def terrain_pmtiles(
         work = merge_archives(inputs, terrain_path(settings), settings, mode=config.mode)
         report = followed(work, log, pause_s)
         checked = followed(verify(report.path, sample=SAMPLE), log, pause_s)
-    yield sound_check("terrain_sound", checked)
-    refuse_unsound(checked)
+    check = sound_check("terrain_sound", checked)
+    if not check.passed:
+        yield check
+        raise unsound(checked)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(merged_version(inputs, config.mode)),
         metadata=merge_metadata(report, names, config.order, config.mode),
+        check_results=[check],
     )
 
 

@@ -37,6 +37,8 @@ PARTIAL_SUFFIX = ".partial"
 _APPLICATION_ID = 0x4D504258
 _LEDGER_VERSION = 1
 _PAGE_SIZE = 16384
+_CHANGE_COUNTERS = (24, 92)
+"""Offsets of the file change counter and of its copy beside SQLite's version."""
 _SCHEMA = """
 CREATE TABLE metadata (name TEXT, value TEXT);
 CREATE UNIQUE INDEX metadata_name ON metadata (name);
@@ -218,6 +220,7 @@ class MBTilesWriter:
             self._connection.executemany("INSERT INTO metadata VALUES (?, ?)", _metadata_rows(metadata))
             self._connection.execute("COMMIT")
             self._leave_wal()
+        _forget_sessions(self.partial)
         os.replace(self.partial, self.path)
         _sync_folder(self.path.parent)
 
@@ -475,6 +478,20 @@ def _ledger(connection: sqlite3.Connection, overviews: bool) -> Iterator[BlockRe
         f"SELECT z, x, y, key, tiles, bytes, extent, {overview} FROM fusi_blocks ORDER BY position"
     )
     return (_record(row) for row in rows)
+
+
+def _forget_sessions(path: Path) -> None:
+    """Set the counters of a closed file that tell in how many sessions it was written.
+
+    An archive made after an interruption then has the bytes of any other.
+    Source: SQLite database file format, sections 1.3.7 and 1.3.17.
+    """
+    with path.open("r+b") as file:
+        for offset in _CHANGE_COUNTERS:
+            file.seek(offset)
+            file.write((1).to_bytes(4, "big"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,13 @@
+"""The one Dagster code location of fusi: what each half of it registers, merged.
+
+Assets run in the process of their run, for the engine has bounded workers of
+its own; Dagster's runs carry whole partitions.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from fusi_pipeline.defs import registry
+
+defs = dg.Definitions.merge(registry.terrain, dg.Definitions(executor=dg.in_process_executor))
