@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
-from fusi_pipeline.errors import UsageError
+from fusi_pipeline.errors import OutputExists, UsageError
 from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
@@ -19,6 +19,9 @@ from fusi_pipeline.tiles.files import writable_folder
 
 if TYPE_CHECKING:
     from fusi_pipeline.scan import ScanReport
+
+
+_WORK_MARK = ".fusi-work"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +140,11 @@ def convert(
         raise UsageError(f"{raster}: no such file")
     check_output(output, [], overwrite)
     work = output.with_name(f"{output.name}.work")
+    if work.exists() and not (work / _WORK_MARK).exists():
+        raise OutputExists(work)
     name = raster.stem.lstrip(".") or "raster"
     folder = writable_folder(work / "source-store" / name)
+    (work / _WORK_MARK).touch()
     for link in folder.iterdir():
         if link.is_symlink():
             link.unlink()  # an earlier run may have been given another raster of the same name

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import rasterio
 
 from fusi_pipeline import overview, warp
 from fusi_pipeline.plan import Block
@@ -28,13 +27,8 @@ class _Worker:
 
     def __init__(self, context: BuildContext) -> None:
         self.context = context
+        warp.configure_gdal(context.gdal_cache_mib, context.threads)
         self.datasets = warp.Datasets(context.folder)
-        self._environment = rasterio.Env(
-            GDAL_CACHEMAX=context.gdal_cache_mib,
-            GDAL_NUM_THREADS=context.threads,
-            GDAL_DISABLE_READDIR_ON_OPEN="TRUE",
-        )
-        self._environment.__enter__()
 
 
 _worker: _Worker | None = None

@@ -20,17 +20,15 @@ from fusi_pipeline.errors import ArchiveUnreadable, FusiError, OutputExists, Sou
 from fusi_pipeline.plan import Block, BuildOptions, SourcePlan, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.sources import SourceConfig, SourceIndex
+from fusi_pipeline.sources import SourceConfig, SourceIndex, union
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
 from fusi_pipeline.tiles import grid, terrarium
-from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata
 from fusi_pipeline.tiles.files import scratch_folder
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 
-GENERATOR = "fusi"
-"""Stands in the metadata of every archive that fusi wrote, and may therefore write again."""
 _STALE_SUFFIX = ".stale"
 _WORKER = "fusi_pipeline.block_worker"
 
@@ -79,6 +77,7 @@ def build(
         if not overwrite:
             _refuse_foreign(output)
         if run.is_current():
+            _stale_path(output).unlink(missing_ok=True)
             return run.report(0, run.total, 0, time.monotonic() - started)
         yield from run.go()
     return run.report(run.built, run.reused, run.resumed, time.monotonic() - started)
@@ -97,6 +96,8 @@ class _Run:
         self.settings = settings
         self.levels = _parent_levels(plan)
         self.total = len(plan.coordinates) + sum(len(tiles) for tiles in self.levels)
+        box = index.bounds()
+        self.crosses = box.left > box.right
         self.keys: dict[Tile, str] = {}
         self.built = self.reused = self.resumed = 0
         self.bytes_written = 0
@@ -112,16 +113,16 @@ class _Run:
         with reader:
             if not reader.has_ledger:
                 return False
-            extent: Extent | None = None
+            extents: list[Extent] = []
             records = reader.ledger()
             for entry in self._entries():
                 record = next(records, None)
                 if record is None or (record.tile, record.key) != entry:
                     return False
-                extent = united([extent, record.extent])
-            if next(records, None) is not None or extent is None:
+                extents = self._with(extents, record)
+            if next(records, None) is not None or not extents:
                 return False
-            return reader.metadata == self.metadata(extent)
+            return reader.metadata == self.metadata(extents)
 
     def go(self) -> Generator[Progress, None, None]:
         """Commit every block that is not committed, then finish the archive."""
@@ -135,12 +136,12 @@ class _Run:
                 if reader is not None
             ]
             yield from self._commit_all(stack, writer, earlier)
-            extent: Extent | None = None
+            extents: list[Extent] = []
             for record in writer.ledger():
-                extent = united([extent, record.extent])
-            if extent is None:
+                extents = self._with(extents, record)
+            if not extents:
                 raise SourceEmpty(self.plan.name, "no valid pixel in the area and zooms asked for")
-            writer.finish(self.metadata(extent))
+            writer.finish(self.metadata(extents))
         _stale_path(self.output).unlink(missing_ok=True)
 
     def report(self, built: int, reused: int, resumed: int, seconds: float) -> BuildReport:
@@ -162,7 +163,16 @@ class _Run:
             seconds=seconds,
         )
 
-    def metadata(self, extent: Extent) -> ArchiveMetadata:
+    def _with(self, extents: list[Extent], record: BlockRecord) -> list[Extent]:
+        """Return extents with that of a block added: one that holds all, or all, across the antimeridian."""
+        if record.extent is None or record.tile.z != self.plan.block_zoom:
+            return extents
+        if self.crosses:
+            return [*extents, record.extent]
+        together = united([*extents, record.extent])
+        return extents if together is None else [together]
+
+    def metadata(self, extents: list[Extent]) -> ArchiveMetadata:
         """Return what the finished archive says of itself."""
         plan, config = self.plan, self.plan.config
         extra: dict[str, object] = {
@@ -179,7 +189,7 @@ class _Run:
             name=config.name,
             minzoom=plan.minzoom,
             maxzoom=plan.maxzoom,
-            bounds=_geographic_extent(extent, plan.maxzoom),
+            bounds=_data_bounds(extents, plan.maxzoom),
             description=f"Elevation of {config.name} as Terrarium tiles; transparent where there is no data",
             attribution=config.attribution,
             extra=extra,
@@ -211,10 +221,8 @@ class _Run:
         if not partial.exists():
             return
         with MBTilesWriter(self.output, self.settings.pace) as writer:
-            same = all(
-                (record.tile, record.key) == entry
-                for record, entry in zip(writer.ledger(), self._entries(), strict=False)
-            )
+            entries = self._entries()
+            same = all((record.tile, record.key) == next(entries, None) for record in writer.ledger())
             if not same:
                 writer.set_aside(_stale_path(self.output))
 
@@ -352,16 +360,17 @@ def _stale_path(output: Path) -> Path:
     return output.with_name(output.name + _STALE_SUFFIX)
 
 
-def _geographic_extent(extent: Extent, z: int) -> Bounds:
-    """Return the geographic box of an extent on the pixel grid of a zoom."""
+def _data_bounds(extents: list[Extent], z: int) -> Bounds:
+    """Return the geographic box of extents on a zoom's pixel grid, across the antimeridian if need be."""
     size = grid.resolution_m(z)
-    left, top, right, bottom = extent
-    box = grid.geographic(
+    boxes = [
         XYBounds(
             left * size - grid.HALF_WORLD_M,
             grid.HALF_WORLD_M - bottom * size,
             right * size - grid.HALF_WORLD_M,
             grid.HALF_WORLD_M - top * size,
         )
-    )
+        for left, top, right, bottom in extents
+    ]
+    box = grid.geographic(union(boxes))
     return Bounds(*(round(value, 7) for value in (box.west, box.south, box.east, box.north)))

@@ -31,8 +31,7 @@ _COMMAND_GROUP = "fusi.commands"
 def main() -> None:
     """Run the command line; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
     try:
-        for entry in entry_points(group=_COMMAND_GROUP):
-            cli.add_command(entry.load())
+        _add_commands()
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
@@ -50,6 +49,15 @@ def main() -> None:
         sys.exit(1)
 
 
+def _add_commands() -> None:
+    """Add the commands of other packages; one that does not load is left out with a line about it."""
+    for entry in entry_points(group=_COMMAND_GROUP):
+        try:
+            cli.add_command(entry.load())
+        except Exception as error:  # noqa: BLE001 - whatever another package does wrong
+            click.echo(f"fusi: command {entry.name!r} of {entry.value} does not load: {error}", err=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(version("fusi"), prog_name="fusi")
 def cli() -> None:
@@ -62,7 +70,8 @@ def cli() -> None:
 
 @cli.command()
 @options.names
-@options.work
+@options.places
+@options.processes
 @options.skip_broken
 @options.as_json
 @options.settled
@@ -94,7 +103,8 @@ def scan(names: tuple[str, ...], settings: Settings, skip_broken: bool, as_json:
 
 @cli.command()
 @options.names
-@options.work
+@options.places
+@options.processes
 @options.area
 @options.skip_broken
 @options.as_json
@@ -128,7 +138,8 @@ def plan(
 
 @cli.command()
 @options.names
-@options.work
+@options.places
+@options.reading
 @options.area
 @options.skip_broken
 @options.overwrite
@@ -157,7 +168,7 @@ def build(
 @click.argument("archives", nargs=-1, required=True, type=options.PATH, metavar="ARCHIVE...")
 @click.option("-o", "--output", required=True, type=options.PATH, help="The PMTiles to write.")
 @options.merge_mode
-@options.work
+@options.processes
 @options.overwrite
 @options.as_json
 @options.settled
@@ -186,7 +197,8 @@ def merge(
     show_default=True,
     help="Keep the MBTiles of the sources, so that the next run redoes only what changed.",
 )
-@options.work
+@options.places
+@options.reading
 @options.area
 @options.skip_broken
 @options.overwrite
@@ -227,7 +239,7 @@ def aggregate(
 @cli.command()
 @click.argument("raster", type=options.PATH)
 @click.argument("output", type=options.PATH)
-@options.work
+@options.reading
 @options.area
 @options.overwrite
 @options.as_json
@@ -259,7 +271,7 @@ def convert(
     show_default=True,
     help="fusi's own, or the pmtiles command.",
 )
-@options.work
+@options.progress
 @options.overwrite
 @options.as_json
 @options.settled
@@ -364,7 +376,7 @@ def tile(
     show_default=True,
     help="Tiles to decode, spread over the archive; 0 for every one.",
 )
-@options.work
+@options.progress
 @options.as_json
 @options.settled
 def verify(archive: Path, sample: int, settings: Settings, as_json: bool) -> None:

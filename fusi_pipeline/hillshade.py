@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -36,47 +36,58 @@ def shade(heights: Heights, pixel_m: float, exaggeration: float | None = None) -
     picture = np.zeros((*heights.shape, 4), dtype=np.uint8)
     if not valid.any():
         return picture
-    surface = np.where(valid, heights, np.float32(np.nanmean(heights))).astype(np.float64)
-    down, right = np.gradient(surface, pixel_m)
-    slope = np.hypot(down, right)
+    surface = np.where(valid, heights, np.float32(np.nanmean(heights)))
+    down, right = np.gradient(surface, np.float32(pixel_m))
     if exaggeration is None:
-        steep = float(np.percentile(slope[valid], 90))
+        steep = float(np.percentile(np.hypot(down, right)[valid], 90))
         exaggeration = float(np.clip(0.6 / steep, 1.0, 25.0)) if steep > 0 else 1.0
-    light = _light(-right * exaggeration, down * exaggeration)
+    down *= np.float32(exaggeration)
+    right *= np.float32(-exaggeration)
+    light = _light(right, down)
+    light *= np.float32(0.85)
+    light += np.float32(0.35)
     tint = _tint(surface, valid)
-    shaded = tint * (0.35 + 0.85 * light[..., None])
-    picture[..., :3] = np.clip(np.rint(shaded), 0, 255)
+    for band in range(3):
+        picture[..., band] = np.clip(np.rint(tint[..., band] * light), 0, 255)
     picture[..., 3] = np.where(valid, 255, 0)
     return picture
 
 
-def _light(east: Any, north: Any) -> npt.NDArray[np.float64]:
+def _light(east: Heights, north: Heights) -> Heights:
     """Return the light on a surface of given (east, north) normal components, 0..1."""
-    length = np.sqrt(east * east + north * north + 1.0)
-    altitude = np.radians(_ALTITUDE_DEG)
-    total = np.zeros(east.shape)
+    length = np.sqrt(east * east + north * north + np.float32(1))
+    altitude = math.radians(_ALTITUDE_DEG)
+    total = np.zeros(east.shape, dtype=np.float32)
     for azimuth_deg, share in _LIGHTS_DEG:
-        azimuth = np.radians(azimuth_deg)
-        towards = (
-            east * np.sin(azimuth) * np.cos(altitude)
-            + north * np.cos(azimuth) * np.cos(altitude)
-            + np.sin(altitude)
-        )
-        total += share * np.maximum(towards / length, 0.0)
+        azimuth = math.radians(azimuth_deg)
+        towards = east * np.float32(math.sin(azimuth) * math.cos(altitude))
+        towards += north * np.float32(math.cos(azimuth) * math.cos(altitude))
+        towards += np.float32(math.sin(altitude))
+        towards /= length
+        total += np.float32(share) * np.maximum(towards, 0)
     return total
 
 
-def _tint(surface: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _tint(surface: Heights, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Return the colour of each height, shape (rows, cols, 3); 0 m and below as water."""
-    low, high = np.percentile(surface[valid], (1, 99.5))
-    base = max(float(low), 0.0)
-    share = np.clip((surface - base) / max(float(high) - base, 1.0), 0.0, 1.0)
-    tint = np.stack([np.interp(share, _RAMP[:, 0], _RAMP[:, band]) for band in (1, 2, 3)], axis=-1)
-    below = surface <= 0
-    if below.any():
-        depth = np.clip(1.0 - surface / min(float(low), -1.0), 0.0, 1.0)
-        water = np.stack(
-            [np.interp(depth, _WATER_RAMP[:, 0], _WATER_RAMP[:, band]) for band in (1, 2, 3)], axis=-1
-        )
-        tint[below] = water[below]
+    low, high = (float(value) for value in np.percentile(surface[valid], (1, 99.5)))
+    base = max(low, 0.0)
+    tint = _colours(_RAMP)[_levels((surface - np.float32(base)) / np.float32(max(high - base, 1.0)))]
+    water = surface <= 0
+    if water.any():
+        depth = 1 - surface[water] / np.float32(min(low, -1.0))
+        tint[water] = _colours(_WATER_RAMP)[_levels(depth)]
     return tint
+
+
+def _levels(share: Heights) -> npt.NDArray[np.uint8]:
+    """Return shares of 0..1 as indices into a table of 256 colours."""
+    levels: npt.NDArray[np.uint8] = np.clip(share * np.float32(255), 0, 255).astype(np.uint8)
+    return levels
+
+
+def _colours(ramp: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Return a ramp as a table, shape (256, 3)."""
+    share = np.linspace(0, 1, 256)
+    columns = [np.interp(share, ramp[:, 0], ramp[:, band]) for band in (1, 2, 3)]
+    return np.rint(np.stack(columns, axis=-1)).astype(np.uint8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
@@ -25,17 +26,20 @@ from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.resample import Heights
 
 _CACHED_TILES = 48
-"""Decoded ancestor tiles kept by a worker, 1 MiB each."""
+"""Decoded ancestor tiles kept by a worker for all its inputs, 1 MiB each."""
 _MARGIN_PX = 2
 
 
-class _Input:
-    """One archive that takes part in the merge."""
+_Decoded = OrderedDict[tuple[Path, Tile], Heights | None]
 
-    def __init__(self, reader: TileReader) -> None:
+
+class _Input:
+    """One archive that takes part in the merge; `decoded` is a cache that all inputs share."""
+
+    def __init__(self, reader: TileReader, decoded: _Decoded) -> None:
         self.reader = reader
         self.maxzoom = reader.metadata.maxzoom
-        self._decoded: OrderedDict[Tile, Heights | None] = OrderedDict()
+        self._decoded = decoded
 
     def heights(self, tile: Tile, data: bytes) -> Heights:
         """Return the decoded heights of a tile. Raises TileCorrupt."""
@@ -50,12 +54,13 @@ class _Input:
 
     def cached(self, tile: Tile) -> Heights | None:
         """Return the heights of a tile that will be asked for again, or None where there is none."""
-        if tile in self._decoded:
-            self._decoded.move_to_end(tile)
-            return self._decoded[tile]
+        key = (self.reader.path, tile)
+        if key in self._decoded:
+            self._decoded.move_to_end(key)
+            return self._decoded[key]
         data = self.reader.read(tile)
         heights = None if data is None else self.heights(tile, data)
-        self._decoded[tile] = heights
+        self._decoded[key] = heights
         if len(self._decoded) > _CACHED_TILES:
             self._decoded.popitem(last=False)
         return heights
@@ -102,7 +107,9 @@ class _Worker:
     def __init__(self, context: MergeContext) -> None:
         self.mode = context.mode
         self._stack = ExitStack()
-        self.inputs = [_Input(self._stack.enter_context(open_archive(path))) for path in context.inputs]
+        decoded: _Decoded = OrderedDict()
+        readers = [self._stack.enter_context(open_archive(path)) for path in context.inputs]
+        self.inputs = [_Input(reader, decoded) for reader in readers]
 
 
 _worker: _Worker | None = None

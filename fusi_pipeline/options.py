@@ -74,22 +74,25 @@ places = _stacked(
     click.option("--source-store", type=PATH, help="Folder of sources (FUSI_SOURCE_STORE)."),
     click.option("--output-dir", type=PATH, help="Folder for what is made (FUSI_OUTPUT_DIR)."),
 )
-work = _stacked(
-    places,
+progress = click.option(
+    "--progress-interval",
+    type=click.FloatRange(min=0),
+    help="Seconds between progress lines without a terminal (FUSI_PROGRESS_INTERVAL; 10).",
+)
+processes = _stacked(
     click.option("--workers", type=_positive, help="Worker processes (FUSI_WORKERS; the processors)."),
     click.option(
         "--memory-mb", type=_positive, help="Budget of all processes together (FUSI_MEMORY_MB; half of all)."
     ),
+    progress,
+)
+reading = _stacked(
+    processes,
     click.option("--warp-threads", type=_positive, help="Threads per block (FUSI_WARP_THREADS; 1)."),
     click.option(
         "--io-sleep-ms",
         type=click.FloatRange(min=0),
         help="Pause after reading a block (FUSI_IO_SLEEP_MS; 0).",
-    ),
-    click.option(
-        "--progress-interval",
-        type=click.FloatRange(min=0),
-        help="Seconds between progress lines without a terminal (FUSI_PROGRESS_INTERVAL; 10).",
     ),
 )
 area = _stacked(

@@ -18,12 +18,21 @@ from typing import Literal
 
 import numpy as np
 
-from fusi_pipeline.errors import ArchiveUnsuitable, DiskFull, OutputExists, PackerUnavailable
+from fusi_pipeline.errors import (
+    ArchiveUnsuitable,
+    DiskFull,
+    FusiError,
+    OutputExists,
+    PackerUnavailable,
+    UsageError,
+)
 from fusi_pipeline.progress import Progress
-from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
+from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.files import free_mib, replacing
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
+from fusi_pipeline.tiles.structure import problems
 
 Packer = Literal["builtin", "cli"]
 
@@ -57,13 +66,22 @@ def pack(
     PackerUnavailable where the command is missing or fails, DiskFull and
     OutputUnwritable for the volume. Nothing is left behind unless it is whole.
     """
-    if output.exists() and not overwrite:
-        raise OutputExists(output, "exists")
     if output.exists() and output.samefile(source.path):
-        raise OutputExists(output, "is the archive to pack")
+        raise UsageError(f"{output}: is the archive to pack; choose another name for the output")
+    if output.exists() and not overwrite and not is_ours(output):
+        raise OutputExists(output)
     if packer == "cli":
         return (yield from _pack_by_command(source, output))
     return (yield from _pack(source, output, metadata or source.metadata))
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether fusi wrote a PMTiles archive, and may therefore write it again."""
+    try:
+        with PMTilesReader(path) as reader:
+            return reader.metadata.extra.get("generator") == GENERATOR
+    except FusiError:
+        return False
 
 
 def in_tile_order(source: TileReader) -> Iterator[Tile]:

@@ -18,21 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, OutputExists, TileCorrupt, UsageError
+from fusi_pipeline.pack import is_ours
 from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
+from fusi_pipeline.sources import union
 from fusi_pipeline.tasks import CHOICE, COPIED, MergeCell, MergeContext
-from fusi_pipeline.tiles import terrarium
-from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
+from fusi_pipeline.tiles import grid, terrarium
+from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.files import scratch_folder, writable_folder
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
+from fusi_pipeline.tiles.structure import problems
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 
-GENERATOR = "fusi"
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
 """A cell is 2^3 = 8 tiles wide."""
@@ -144,10 +147,8 @@ class _Merge:
 
     def has_begun(self, writer: MBTilesWriter) -> bool:
         """Tell whether the work file is the beginning of this very merge."""
-        return all(
-            (record.tile, record.key) == (cell.tile, cell.key)
-            for record, cell in zip(writer.ledger(), self._cells(), strict=False)
-        )
+        keys = ((cell.tile, cell.key) for cell in self._cells())
+        return all((record.tile, record.key) == next(keys, None) for record in writer.ledger())
 
     def merge(self, writer: MBTilesWriter) -> Generator[Progress, None, None]:
         """Commit the tiles of every cell that is not committed yet."""
@@ -230,17 +231,8 @@ def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
         raise UsageError(f"{output}: a merge writes PMTiles; give a name that ends in .pmtiles")
     if any(path.exists() and output.exists() and path.samefile(output) for path in inputs):
         raise UsageError(f"{output}: is also an input; choose another name for the output")
-    if output.exists() and not overwrite and not _is_ours(output):
+    if output.exists() and not overwrite and not is_ours(output):
         raise OutputExists(output)
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether fusi wrote a PMTiles archive."""
-    try:
-        with PMTilesReader(path) as reader:
-            return reader.metadata.extra.get("generator") == GENERATOR
-    except FusiError:
-        return False
 
 
 def _check_input(reader: TileReader) -> None:
@@ -268,14 +260,14 @@ def _check_input(reader: TileReader) -> None:
 
 
 def _identity(reader: TileReader) -> str:
-    """Return a hash of what an archive holds: of its ledger, or of its size and time where it has none."""
+    """Return a hash of what an archive holds: of its ledger, or of all its bytes where it has none."""
     if isinstance(reader, MBTilesReader) and reader.has_ledger:
         digest = hashlib.blake2b(digest_size=16)
         for record in reader.ledger():
             digest.update(f"{record.tile}|{record.key}".encode())
         return digest.hexdigest()
-    status = reader.path.stat()
-    return f"{reader.path.name}|{status.st_size}|{status.st_mtime_ns}"
+    with reader.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str, key: str) -> ArchiveMetadata:
@@ -292,12 +284,7 @@ def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str, key: str)
         name=name,
         minzoom=minzoom,
         maxzoom=maxzoom,
-        bounds=Bounds(
-            min(one.bounds.west for one in inputs),
-            min(one.bounds.south for one in inputs),
-            max(one.bounds.east for one in inputs),
-            max(one.bounds.north for one in inputs),
-        ),
+        bounds=_united([one.bounds for one in inputs]),
         description=f"Elevation as Terrarium tiles, merged from {', '.join(one.name for one in inputs)}",
         attribution=", ".join(credited),
         extra={
@@ -309,3 +296,10 @@ def _metadata(name: str, inputs: Sequence[ArchiveMetadata], mode: str, key: str)
             "vertical_step_m": {str(z): terrarium.step_m(z) for z in range(minzoom, maxzoom + 1)},
         },
     )
+
+
+def _united(boxes: Sequence[Bounds]) -> Bounds:
+    """Return the smallest box that holds all; across the antimeridian where they are."""
+    box = grid.geographic(union([grid.projected(one) for one in boxes]))
+    south, north = min(one.south for one in boxes), max(one.north for one in boxes)
+    return Bounds(round(box.west, 7), south, round(box.east, 7), north)

@@ -33,6 +33,7 @@ from fusi_pipeline.sources import (
 from fusi_pipeline.survey import Survey, cache_limit
 from fusi_pipeline.tiles.files import replacing, writable_folder
 from fusi_pipeline.tiles.grid import XYBounds
+from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 BOUNDS_FILENAME = "bounds.csv"
 BOUNDS_COLUMNS = ("filename", "left", "bottom", "right", "top", "width", "height")
@@ -90,6 +91,23 @@ def scan(
     if not entries:
         raise SourceEmpty(name, f"{folder} holds no raster; put GeoTIFFs (or what else GDAL reads) there")
     tally = _Tally({entry.filename for entry in entries})
+    with sqlite_errors(index_path):
+        yield from _scanned(folder, index_path, name, config, entries, tally, workers, skip_broken, cache_mib)
+    return _report(folder, index_path, tally)
+
+
+def _scanned(
+    folder: Path,
+    index_path: Path,
+    name: str,
+    config: SourceConfig,
+    entries: Sequence[RasterEntry],
+    tally: _Tally,
+    workers: int,
+    skip_broken: bool,
+    cache_mib: int | None,
+) -> Iterator[Progress]:
+    """Look at every file that changed and write the index, yielding progress."""
     memory = _Memory(folder, index_path, config)
     try:
         with cache_limit(cache_mib):
@@ -103,7 +121,6 @@ def scan(
     finally:
         memory.close()
     memory.forget()
-    return _report(folder, index_path, tally)
 
 
 def _refuse_empty(name: str, tally: _Tally) -> None:
@@ -266,21 +283,31 @@ def _open_previous(index_path: Path, reading: str) -> SourceIndex | None:
 def _open_store(path: Path, reading: str) -> tuple[sqlite3.Connection, FileStore]:
     """Open the memory of an unfinished scan that read pixels the same way, or begin a new one."""
     if path.exists():
-        connection = sqlite3.connect(path)
+        connection = _connect(path)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             store = FileStore(connection)
             if version == SCHEMA_VERSION and store.meta("reading_digest") == reading:
                 return connection, store
+        except sqlite3.OperationalError:
+            connection.close()
+            raise  # another scan of the source is using it
         except sqlite3.DatabaseError:
             pass  # not a store, or damaged: it is only a memory, begin again
         connection.close()
         path.unlink()
-    connection = sqlite3.connect(path)
+    connection = _connect(path)
     store = FileStore.create(connection)
     store.set_meta(reading_digest=reading)
     store.commit()
     return connection, store
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the memory of a scan for this scan alone."""
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return connection
 
 
 def _outcomes(

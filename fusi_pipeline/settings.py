@@ -94,7 +94,7 @@ def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
             commit_sleep_s=_number(env, "FUSI_MB_COMMIT_SLEEP_SEC", 0.0),
             batch_sleep_s=_number(env, "FUSI_MB_BATCH_SLEEP_SEC", 0.0),
         ),
-        scratch=Path(env["TMPDIR"]) if env.get("TMPDIR") else None,
+        scratch=_scratch(env.get("TMPDIR", "")),
     )
 
 
@@ -136,19 +136,25 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
+def _scratch(text: str) -> Path | None:
+    """Return TMPDIR where the user set it; macOS sets it for everyone, to the system's volume."""
+    return None if not text or text.startswith(("/var/folders/", "/private/var/folders/")) else Path(text)
+
+
 def _cache_mib(text: str) -> int:
     """Return GDAL_CACHEMAX in MiB; GDAL takes bare numbers of 100,000 and more for bytes."""
     if not text:
         return _DEFAULT_CACHE_MIB
     try:
         if text.endswith("%"):
-            return max(1, int(psutil.virtual_memory().total * float(text[:-1]) / 100) >> 20)
-        for suffix, shift in (("GB", 10), ("MB", 0)):
-            if text.upper().endswith(suffix):
-                return int(float(text[: -len(suffix)]) * (1 << shift))
-        value = int(text)
-    except ValueError:
-        raise SettingInvalid("GDAL_CACHEMAX", text, "MiB as a number, or a share such as 5%") from None
-    if value < 1:
+            mib = int(psutil.virtual_memory().total * float(text[:-1]) / 100) >> 20
+        elif text.upper().endswith(("GB", "MB")):
+            mib = int(float(text[:-2]) * (1024 if text[-2] in "Gg" else 1))
+        else:
+            value = int(text)
+            mib = value if value < 100_000 else max(1, value >> 20)
+    except (ValueError, OverflowError):
+        mib = 0
+    if mib < 1:
         raise SettingInvalid("GDAL_CACHEMAX", text, "MiB as a number, or a share such as 5%")
-    return value if value < 100_000 else max(1, value >> 20)
+    return mib

@@ -16,6 +16,7 @@ from fusi_pipeline.tiles.grid import XYBounds
 
 AUTO_MAXZOOM_CAP = 17
 """The highest zoom that is chosen without being asked for."""
+_BAND_ROWS = 256
 HUGE = 1e30
 """Beyond this no number is a height; a nodata this large matches every number as large."""
 
@@ -112,8 +113,13 @@ def heights_m(
     gain, shift = metres_per_number(file.scale, file.offset, unit_factor, offset_m)
     absent = missing(raw, file.nodata)
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = raw if gain == 1.0 and shift == 0.0 else raw.astype(np.float64) * gain + shift
-        heights = exact.astype(np.float32)
+        if gain == 1.0 and shift == 0.0:
+            heights = raw.astype(np.float32)
+        else:
+            heights = np.empty(raw.shape, dtype=np.float32)
+            for row in range(0, raw.shape[0], _BAND_ROWS):  # in bands, for float64 takes memory
+                band = slice(row, row + _BAND_ROWS)
+                heights[band] = raw[band].astype(np.float64) * gain + shift
     if absent is not None:
         heights[absent] = np.nan
     if mask is not None:

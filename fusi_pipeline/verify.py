@@ -17,7 +17,8 @@ from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp, is_lossless_webp
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, problems
+from fusi_pipeline.tiles.pmtiles import PMTilesReader
+from fusi_pipeline.tiles.structure import problems
 
 _MOST_PROBLEMS = 50
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.crs import CRS
+from rasterio.env import set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform as project_points
 from rasterio.windows import Window
@@ -68,6 +69,16 @@ class TargetWindow:
             for col_off, width in _halves(self.col_off, self.width):
                 parts.append(TargetWindow(self.z, col_off, row_off, width, height))
         return parts
+
+
+def configure_gdal(cache_mib: int, threads: int) -> None:
+    """Set, for the rest of this process, GDAL's block cache and its threads for decoding.
+
+    Folders are not listed when a file is opened: they may hold half a million.
+    """
+    set_gdal_config("GDAL_CACHEMAX", cache_mib)
+    set_gdal_config("GDAL_NUM_THREADS", threads)
+    set_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")
 
 
 class Datasets:
@@ -168,7 +179,7 @@ def _unit_m(wkt: str) -> float:
     """Return the length of a CRS's unit in metres, on the equator where it is an angle."""
     crs = CRS.from_wkt(wkt)
     _, per_unit = crs.units_factor
-    return per_unit * grid.EARTH_RADIUS_M if crs.is_geographic else per_unit
+    return float(per_unit) * (grid.EARTH_RADIUS_M if crs.is_geographic else 1)
 
 
 def _warp_grid(
@@ -246,7 +257,7 @@ def _project(pixel_grid: PixelGrid, crs: CRS, window: TargetWindow, spacing: int
     rows = np.arange(2 * cells_y + 1, dtype=np.float64) * spacing
     x, y = _source_positions(pixel_grid, crs, window, *np.meshgrid(cols, rows))
     if period:
-        x = np.unwrap(x, period=period, axis=1)
+        x = np.unwrap(np.unwrap(x, period=period, axis=1), period=period, axis=0)
     return Lattice(spacing, x, y)
 
 

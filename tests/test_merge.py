@@ -20,7 +20,9 @@ heights = arrays.arrays(
     np.float32,
     SHAPE,
     elements=st.one_of(
-        st.just(np.float32("nan")), st.sampled_from([0.0, -0.0, -430.5, 8848.0]), st.floats(-11000, 9000, width=32)
+        st.just(np.float32("nan")),
+        st.sampled_from([0.0, -0.0, -430.5, 8848.0]),
+        st.floats(-11000, 9000, width=32),
     ),
 )
 stacks = st.lists(heights, min_size=1, max_size=5)
@@ -63,7 +65,9 @@ def test_max_min_and_mean_are_those_of_the_valid_pixels(stack: list[Heights]) ->
 
 
 @given(stacks, st.randoms(use_true_random=False), st.sampled_from(["max", "min"]))
-def test_the_order_of_layers_matters_to_priority_only(stack: list[Heights], chance: object, mode: str) -> None:
+def test_the_order_of_layers_matters_to_priority_only(
+    stack: list[Heights], chance: object, mode: str
+) -> None:
     shuffled = list(stack)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(merge.combined(stack, mode), merge.combined(shuffled, mode))

@@ -23,7 +23,9 @@ from fusi_pipeline.pack import PackReport, cli_path, cli_verify, in_tile_order, 
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
+from fusi_pipeline.tiles.structure import problems
 
 METADATA = ArchiveMetadata(name="alps", minzoom=3, maxzoom=7, bounds=Bounds(5.9, 45.8, 10.5, 47.8))
 

@@ -24,7 +24,9 @@ from fusi_pipeline.tiles import directory, grid
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.directory import Entries, Header
 from fusi_pipeline.tiles.grid import Bounds, Tile
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, PMTilesWriter, problems, tile_ids, tile_positions
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids, tile_positions
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
+from fusi_pipeline.tiles.structure import problems
 
 METADATA = ArchiveMetadata(
     name="alps",

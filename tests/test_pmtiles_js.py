@@ -15,7 +15,8 @@ import pytest
 
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile, children
-from fusi_pipeline.tiles.pmtiles import PMTilesWriter, tile_ids
+from fusi_pipeline.tiles.pmtiles import tile_ids
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
 
 JS = Path(__file__).parent / "js"
 

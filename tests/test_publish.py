@@ -32,7 +32,8 @@ from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.pmtiles import PMTilesReader, problems
+from fusi_pipeline.tiles.pmtiles import PMTilesReader
+from fusi_pipeline.tiles.structure import problems
 from tests import rasters
 from tests.test_build import finish, settings
 from tests.test_warp import away_from_edges, linked
@@ -65,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     fine = rasters.terrain(640, 700, base_m=100)
     rasters.write(
         folder / "store" / "fine" / "a.tif", np.where(fine < 40, 0.0, fine), crs="EPSG:32632",
-        left=580_000, top=5_240_000, pixel=100, nodata=-9999, absent=rasters.hole(640, 700, share=0.12),
+        left=580_000, top=5_240_000, pixel=100, nodata=-9999, absent=np.roll(rasters.hole(640, 700, share=0.12), (180, 200), axis=(0, 1)),
     )  # fmt: skip
     coarse = rasters.terrain(600, 800, base_m=-50, phase=1)
     rasters.write(
@@ -115,7 +116,9 @@ def test_merged_tiles_are_the_rule_applied_pixel_by_pixel(place: Place, tmp_path
         inputs = [all_tiles(path, z) for path in (place.fine, place.coarse)]
         assert all_tiles(tmp_path / "out.pmtiles", z) == inputs[0] | inputs[1]
         for tile in inputs[0] | inputs[1]:
-            layers = [heights for path in (place.fine, place.coarse) if (heights := decoded(path, tile)) is not None]
+            layers = [
+                heights for path in (place.fine, place.coarse) if (heights := decoded(path, tile)) is not None
+            ]
             both += len(layers) == 2
             ours = decoded(tmp_path / "out.pmtiles", tile)
             assert ours is not None
@@ -277,9 +280,7 @@ def test_a_merge_left_while_packing_goes_on(place: Place, merged: Path, tmp_path
     assert sha256(output) == sha256(merged)
 
 
-def test_a_merge_that_was_left_and_is_asked_for_otherwise_begins_anew(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_merge_that_was_left_and_is_asked_for_otherwise_begins_anew(place: Place, tmp_path: Path) -> None:
     output = tmp_path / "out.pmtiles"
     work = merge_archives((place.fine, place.coarse), output, settings(tmp_path))
     while next(work).done < 3:
@@ -309,7 +310,9 @@ def test_aggregate_is_build_and_merge(place: Place, merged: Path, tmp_path: Path
 def test_aggregate_builds_only_the_source_that_changed(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.folder / "store", tmp_path / "store")
     shutil.copytree(place.folder / "output", tmp_path / "output")
-    rasters.write(tmp_path / "store" / "coarse" / "b.tif", rasters.plane(20, 20), left=10.4, top=47.4, pixel=0.005)
+    rasters.write(
+        tmp_path / "store" / "coarse" / "b.tif", rasters.plane(20, 20), left=10.4, top=47.4, pixel=0.005
+    )
     work = aggregate(
         ["fine", "coarse"], tmp_path / "out.pmtiles", settings(tmp_path), BuildOptions(minzoom=5)
     )
@@ -350,7 +353,11 @@ def write_archive(path: Path, tiles: dict[Tile, bytes], **facts: str) -> Path:
     """Write an MBTiles of given tiles."""
     zooms = [tile.z for tile in tiles] or [0]
     metadata = ArchiveMetadata(
-        name=path.stem, minzoom=min(zooms), maxzoom=max(zooms), bounds=Bounds(7, 46, 8, 47), **facts  # type: ignore[arg-type]
+        name=path.stem,
+        minzoom=min(zooms),
+        maxzoom=max(zooms),
+        bounds=Bounds(7, 46, 8, 47),
+        **facts,  # type: ignore[arg-type]
     )
     with MBTilesWriter(path) as writer:
         writer.commit(BlockRecord(Tile(0, 0, 0), path.stem, len(tiles), 0, None, None), tiles.items())
@@ -411,9 +418,7 @@ def test_a_corrupt_tile_is_named(place: Place, tmp_path: Path, z: int, kind: str
 
 
 def test_a_corrupt_tile_of_a_coarser_source_is_named_where_it_fills(place: Place, tmp_path: Path) -> None:
-    tile = next(
-        tile for tile in sorted(all_tiles(place.coarse, 8)) if tile in all_tiles(place.fine, 8)
-    )
+    tile = next(tile for tile in sorted(all_tiles(place.coarse, 8)) if tile in all_tiles(place.fine, 8))
     bad = spoiled(place.coarse, tmp_path / "bad.mbtiles", tile, b"RIFF\0\0\0\0WEBPgarbage")
     with pytest.raises(TileCorrupt, match=str(tile)):
         place.merge(tmp_path / "out.pmtiles", place.fine, bad)
@@ -488,7 +493,9 @@ def test_an_input_that_is_missing_is_a_usage_error(place: Place, tmp_path: Path)
     assert caught.value.exit_code == 2
 
 
-def test_an_output_that_is_no_pmtiles_or_an_input_is_refused(place: Place, merged: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_no_pmtiles_or_an_input_is_refused(
+    place: Place, merged: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"\.pmtiles"):
         place.merge(tmp_path / "out.mbtiles")
     with pytest.raises(UsageError, match="also an input"):

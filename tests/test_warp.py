@@ -68,9 +68,7 @@ class Source:
         )  # fmt: skip
 
 
-def window_around(
-    left: float, bottom: float, right: float, top: float, z: int, margin: int
-) -> TargetWindow:
+def window_around(left: float, bottom: float, right: float, top: float, z: int, margin: int) -> TargetWindow:
     size, world = grid.resolution_m(z), 512 << z
     col_off = max(int((left + grid.HALF_WORLD_M) / size) - margin, 0)
     row_off = max(int((grid.HALF_WORLD_M - top) / size) - margin, 0)
@@ -512,9 +510,7 @@ def one_piece(source: Source, path: Path) -> Path:
     right = max(col + heights.shape[1] for (_, col), (heights, _) in zip(corners, parts, strict=True))
     mosaic = np.full((bottom - top, right - left), np.nan)
     for (row, col), (heights, _) in zip(corners, parts, strict=True):
-        place = mosaic[
-            row - top : row - top + len(heights), col - left : col - left + heights.shape[1]
-        ]
+        place = mosaic[row - top : row - top + len(heights), col - left : col - left + heights.shape[1]]
         np.copyto(place, heights, where=np.isnan(place))
     return rasters.write(
         path, mosaic, crs=CRS.from_wkt(source.files[0].crs), nodata=np.nan,  # type: ignore[arg-type]

@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 
+GENERATOR = "fusi"
+"""Stands in the metadata of every archive that fusi wrote, and may therefore write again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveMetadata:

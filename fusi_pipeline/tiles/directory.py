@@ -1,7 +1,7 @@
 """The PMTiles v3 header and directories: bytes to values and arrays, and back.
 
-Nothing here opens a file. Sources: PMTiles specification 3.6, sections 3
-(header), 4 (directories) and, for `Audit`, what they claim of each other.
+Nothing here opens a file. Source: PMTiles specification 3.6, sections 3
+(header) and 4 (directories).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ FIRST_READ_BYTES = 16384
 """Header and root directory lie within these first bytes of a file."""
 ROOT_BYTES = FIRST_READ_BYTES - HEADER_BYTES
 """The most a compressed root directory may take."""
+
+HEADER_FACTS = {"minzoom", "maxzoom", "bounds", "center", "format"}
+"""What the header states, so that the JSON metadata need not."""
 
 NONE, GZIP = 1, 2
 COMPRESSIONS = ("unknown", "none", "gzip", "brotli", "zstd")
@@ -224,111 +227,6 @@ def _from_varints(data: bytes) -> npt.NDArray[np.uint64]:
     return values
 
 
-class Audit:
-    """What the tile entries of an archive amount to, and what is wrong among them.
-
-    Feed every entry by `feed`, in order; then, where `pending` says so, all of
-    them once more by `resolve`. Memory grows only with the entries that repeat
-    earlier bytes (or all of them, where the archive is not clustered).
-    """
-
-    def __init__(self, tile_data_length: int, clustered: bool) -> None:
-        self.tiles = 0
-        """Tiles addressed."""
-        self.entries = 0
-        """Entries seen."""
-        self.first_id = -1
-        self.next_id = 0
-        """One more than the last id addressed."""
-        self.end = 0
-        """One more than the last byte of tile data in use."""
-        self._fresh = 0
-        self._length = tile_data_length
-        self._clustered = clustered
-        self._found: dict[str, tuple[int, int]] = {}
-        self._others = np.empty((0, 2), dtype=np.uint64)
-        self._matched = np.empty(0, dtype=bool)
-        self._resolved_end = 0
-
-    def feed(self, entries: Entries) -> None:
-        """Take in the next entries; none of them may point to a leaf directory."""
-        ids, offsets, lengths = entries.ids, entries.offsets, entries.lengths
-        ends = ids + entries.runs
-        before = np.concatenate([np.array([self.next_id], dtype=np.uint64), ends[:-1]])
-        self._note("not in ascending order, or overlapping the entry before", ids, ids < before)
-        self._note("without bytes", ids, lengths == 0)
-        room = np.uint64(self._length) - np.minimum(offsets, np.uint64(self._length))
-        self._note("outside the tile data", ids, lengths > room)
-        fresh, tops = _fresh(self.end, offsets, lengths)
-        if self._clustered:
-            self._note("out of order in tile data that is said to be clustered", ids, offsets > tops[:-1])
-        if self.first_id < 0:
-            self.first_id = int(ids[0])
-        self.tiles += int(entries.runs.sum())
-        self.entries += len(ids)
-        self.next_id = max(self.next_id, int(ends.max()))
-        self.end = int(tops[-1])
-        self._fresh += int(fresh.sum())
-        others = np.stack([offsets[~fresh], lengths[~fresh]], axis=1)
-        if len(others):
-            self._others = np.unique(np.concatenate([self._others, others]), axis=0)
-            self._matched = np.zeros(len(self._others), dtype=bool)
-
-    @property
-    def pending(self) -> bool:
-        """Whether entries that repeat earlier bytes are left to resolve."""
-        return len(self._others) > 0
-
-    def resolve(self, entries: Entries) -> None:
-        """Match the repeating entries with those they repeat; feed all entries again, in order."""
-        fresh, tops = _fresh(self._resolved_end, entries.offsets, entries.lengths)
-        self._resolved_end = int(tops[-1])
-        offsets, lengths = entries.offsets[fresh], entries.lengths[fresh]
-        if not len(offsets):
-            return
-        places = np.minimum(np.searchsorted(offsets, self._others[:, 0]), len(offsets) - 1)
-        same = offsets[places] == self._others[:, 0]
-        self._matched |= same
-        differing = same & (lengths[places] != self._others[:, 1])
-        self._note("of another length than the entry whose bytes they share", self._others[:, 0], differing)
-
-    @property
-    def contents(self) -> int:
-        """Distinct offsets among the entries."""
-        return self._fresh + len(np.unique(self._others[~self._matched, 0]))
-
-    def problems(self) -> list[str]:
-        """Return one sentence for each kind of thing that is wrong."""
-        found = [
-            f"{count} {'entry is' if count == 1 else 'entries are'} {what} (the first at {first})"
-            for what, (count, first) in self._found.items()
-        ]
-        lost = self._others[~self._matched, 0]
-        if self._clustered and len(lost):
-            found.append(f"entries share bytes that start where no entry's do (the first at {lost[0]})")
-        if self.end < self._length:
-            found.append(f"{self._length - self.end} bytes at the end of the tile data belong to no tile")
-        return found
-
-    def _note(self, what: str, where: npt.NDArray[np.uint64], wrong: npt.NDArray[np.bool_]) -> None:
-        if wrong.any():
-            count, first = self._found.get(what, (0, int(where[np.argmax(wrong)])))
-            self._found[what] = (count + int(wrong.sum()), first)
-
-
-def _fresh(
-    end: int, offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64]]:
-    """Tell which entries continue right where all bytes before them end.
-
-    `end` is where the bytes before the first entry end. Returns that mask,
-    shape (n,), and the ends before each entry and after the last, (n + 1,).
-    """
-    start = np.array([end], dtype=np.uint64)
-    tops = np.maximum.accumulate(np.concatenate([start, offsets + lengths]))
-    return offsets == tops[:-1], tops
-
-
 @dataclass(frozen=True, slots=True)
 class Visit:
     """A leaf directory met on a walk."""
@@ -349,66 +247,3 @@ def sections(header: Header) -> list[tuple[str, int, int]]:
         ("leaf directories", header.leaf_directory_offset, header.leaf_directory_length),
         ("tile data", header.tile_data_offset, header.tile_data_length),
     ]
-
-
-def layout_problems(header: Header, size: int) -> list[str]:
-    """Return what is wrong with a header as such, in a file of `size` bytes, a sentence each."""
-    parts = sections(header)
-    found = [f"the {what} has the offset 0" for what, offset, _ in parts if offset == 0]
-    if header.root_offset + header.root_length > FIRST_READ_BYTES:
-        found.append(f"the root directory does not end within the first {FIRST_READ_BYTES} bytes")
-    ends, last = HEADER_BYTES, "header"
-    for what, offset, length in sorted(parts, key=lambda section: section[1:]):
-        if length and offset < ends:
-            found.append(f"the {what} overlaps the {last}")
-        padded = last == "root directory" and offset == FIRST_READ_BYTES
-        if length and offset > ends and not padded:
-            found.append(f"{offset - ends} bytes between the {last} and the {what} belong to no section")
-        if length:
-            ends, last = max(ends, offset + length), what
-    total = sum(length for _, _, length in parts)
-    if size not in (HEADER_BYTES + total, FIRST_READ_BYTES + total - header.root_length):
-        found.append(f"the file has {size} bytes, which is not what its sections add up to")
-    for what, value, values in (
-        ("clustered flag", header.clustered, range(2)),
-        ("tile compression", header.tile_compression, range(len(COMPRESSIONS))),
-        ("tile type", header.tile_type, range(len(TILE_TYPES))),
-    ):
-        if value not in values:
-            found.append(f"the header's {what} is {value}, which has no meaning")
-    return found + _place_problems(header)
-
-
-def _place_problems(header: Header) -> list[str]:
-    """Return what is wrong with bounds and centre."""
-    found = []
-    for what, low, high, center, limit in (
-        ("longitude", header.min_lon_e7, header.max_lon_e7, header.center_lon_e7, 180 * DEGREE_E7),
-        ("latitude", header.min_lat_e7, header.max_lat_e7, header.center_lat_e7, 90 * DEGREE_E7),
-    ):
-        if not -limit <= low < high <= limit:
-            found.append(f"the bounds run from {what} {low / DEGREE_E7} to {high / DEGREE_E7}")
-        if abs(center) > limit:
-            found.append(f"the centre has the {what} {center / DEGREE_E7}")
-    if not header.min_zoom <= header.center_zoom <= header.max_zoom:
-        found.append(f"the centre has the zoom {header.center_zoom}, which is not between the others")
-    return found
-
-
-def leaf_problems(visited: list[Visit], section_length: int) -> list[str]:
-    """Return what is wrong with how leaf directories lie in their section, a sentence each."""
-    found = []
-    end = 0
-    for leaf in sorted(visited, key=lambda visit: visit.offset):
-        if leaf.depth > 1:
-            found.append(f"the leaf directory at {leaf.offset} is reached by way of another leaf")
-        if leaf.announced_id != leaf.first_id:
-            found.append(
-                f"the leaf directory at {leaf.offset} starts with id {leaf.first_id}, not {leaf.announced_id}"
-            )
-        if leaf.offset != end:
-            found.append(f"the leaf directory at {leaf.offset} does not start where others end, at {end}")
-        end = leaf.offset + leaf.length
-    if end != section_length:
-        found.append(f"the leaf directories take {end} bytes, their section has {section_length}")
-    return found

@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 from fusi_pipeline.errors import DiskFull, OutputUnwritable
 
@@ -20,6 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     volume ran out and OutputUnwritable where the folder refuses files.
     """
     writable_folder(path.parent)
+    _remove_abandoned(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield scratch
@@ -27,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)
         _sync(path.parent)
     except OSError as error:
-        raise full_or_unwritable(error, path) from error
+        raise_for(error, path)
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
@@ -41,7 +45,7 @@ def writable_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise full_or_unwritable(error, folder) from error
+        raise_for(error, folder)
     return folder
 
 
@@ -56,13 +60,22 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def full_or_unwritable(error: OSError, path: Path) -> Exception:
-    """Return the error to raise for a failed write at `path`."""
+def raise_for(error: OSError, path: Path) -> NoReturn:
+    """Raise what a failed write at `path` means: DiskFull, OutputUnwritable or the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(path, free_mib(path))
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return OutputUnwritable(path, error.strerror or str(error))
-    return error
+        raise DiskFull(path, free_mib(path)) from error
+    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+    if error.errno in refused:
+        raise OutputUnwritable(path, error.strerror or str(error)) from error
+    raise error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that are no more had begun to write for `path`."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        text = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        if text.isdigit() and not psutil.pid_exists(int(text)):
+            part.unlink(missing_ok=True)
 
 
 def free_mib(path: Path) -> int:

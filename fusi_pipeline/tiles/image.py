@@ -47,11 +47,3 @@ def decode_webp(data: bytes) -> npt.NDArray[np.uint8]:
 def is_lossless_webp(data: bytes) -> bool:
     """Tell whether WebP bytes are of the lossless kind (a VP8L chunk)."""
     return data[:4] == b"RIFF" and b"VP8L" in data[12:64]
-
-
-def webp_has_alpha(data: bytes) -> bool:
-    """Tell from the header of a simple lossless WebP whether its alpha channel is used.
-
-    Source: WebP lossless bitstream specification, section 3 (alpha_is_used).
-    """
-    return data[12:16] == b"VP8L" and len(data) > 25 and bool(data[24] & 0x10)

@@ -13,30 +13,27 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.errors import (
-    ArchiveMissing,
-    ArchiveUnreadable,
-    DiskFull,
-    OutputBusy,
-    OutputUnwritable,
-)
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles.archive import ArchiveMetadata
-from fusi_pipeline.tiles.files import free_mib, writable_folder
+from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.grid import Bounds, Tile
+from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 PARTIAL_SUFFIX = ".partial"
 _APPLICATION_ID = 0x4D504258
 _LEDGER_VERSION = 1
 _PAGE_SIZE = 16384
+_TRUE_BOUNDS = "bounds"
 _CHANGE_COUNTERS = (24, 92)
 """Offsets of the file change counter and of its copy beside SQLite's version."""
 _SCHEMA = """
@@ -117,14 +114,14 @@ class MBTilesWriter:
         self._pace = pace or WriterPace()
         self._since_checkpoint = 0
         writable_folder(path.parent)
-        with self._sqlite_errors():
+        with sqlite_errors(self.partial):
             self._connection = self._open()
             self._position = int(
                 self._connection.execute("SELECT coalesce(max(position), 0) FROM fusi_blocks").fetchone()[0]
             )
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.partial, isolation_level=None, timeout=0.2)
+        connection = sqlite3.connect(self.partial, isolation_level=None, timeout=LOCK_TIMEOUT_S)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
@@ -145,19 +142,22 @@ class MBTilesWriter:
 
     def ledger(self, *, overviews: bool = False) -> Iterator[BlockRecord]:
         """Yield the committed blocks in the order they were committed, with their overviews if asked."""
-        return _ledger(self._connection, overviews)
+        with sqlite_errors(self.partial):
+            yield from _ledger(self._connection, overviews)
 
     def read(self, tile: Tile) -> bytes | None:
         """Return a committed tile's bytes, or None where there is none."""
-        return _read(self._connection, tile)
+        with sqlite_errors(self.partial):
+            return _read(self._connection, tile)
 
     def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
         """Return the packed overview and the extent of a committed block; (None, None) without one."""
-        row = self._connection.execute(
-            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
-            " WHERE z = ? AND x = ? AND y = ?",
-            (tile.z, tile.x, tile.y),
-        ).fetchone()
+        with sqlite_errors(self.partial):
+            row = self._connection.execute(
+                "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
+                " WHERE z = ? AND x = ? AND y = ?",
+                (tile.z, tile.x, tile.y),
+            ).fetchone()
         if row is None:
             return None, None
         record = _record(row)
@@ -170,7 +170,7 @@ class MBTilesWriter:
 
     def commit(self, record: BlockRecord, tiles: Iterable[tuple[Tile, bytes]]) -> None:
         """Add a block: its tiles and its ledger row, in one transaction. Raises DiskFull."""
-        with self._sqlite_errors():
+        with sqlite_errors(self.partial):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._insert(tiles)
@@ -214,7 +214,7 @@ class MBTilesWriter:
 
     def finish(self, metadata: ArchiveMetadata) -> None:
         """Write the metadata, leave WAL mode and give the file its name. Raises DiskFull."""
-        with self._sqlite_errors():
+        with sqlite_errors(self.partial):
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute("DELETE FROM metadata")
             self._connection.executemany("INSERT INTO metadata VALUES (?, ?)", _metadata_rows(metadata))
@@ -241,9 +241,6 @@ class MBTilesWriter:
         with suppress(sqlite3.Error):
             self.checkpoint()
         self._connection.close()
-
-    def _sqlite_errors(self) -> _SqliteErrors:
-        return _SqliteErrors(self.partial)
 
     def __enter__(self) -> Self:
         return self
@@ -297,6 +294,9 @@ class MBTilesReader:
             with suppress(json.JSONDecodeError):
                 stated = json.loads(values.get("json", "{}"))
                 extra = dict(stated) if isinstance(stated, dict) else {}
+            across = extra.pop(_TRUE_BOUNDS, None)
+            if isinstance(across, list) and len(across) == 4:
+                west, south, east, north = (float(value) for value in across)
             return ArchiveMetadata(
                 name=values.get("name", self.path.stem),
                 minzoom=int(values["minzoom"]),
@@ -314,10 +314,8 @@ class MBTilesReader:
 
     def read(self, tile: Tile) -> bytes | None:
         """Return a tile's bytes, or None where the archive has none."""
-        try:
+        with self._readable():
             return _read(self._connection, tile)
-        except sqlite3.Error as error:
-            raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
 
     def coordinates(self, z: int) -> npt.NDArray[np.uint32]:
         """Return the (x, y) of every tile at a zoom, shape (n, 2), by column."""
@@ -326,7 +324,7 @@ class MBTilesReader:
             (z,),
         )
         chunks: list[npt.NDArray[np.uint32]] = []
-        while chunk := rows.fetchmany(65536):
+        while chunk := list(islice(rows, 65536)):
             chunks.append(np.array(chunk, dtype=np.uint32))
         if not chunks:
             return np.empty((0, 2), dtype=np.uint32)
@@ -338,33 +336,27 @@ class MBTilesReader:
         """Return the number of tiles at each zoom that has some."""
         return dict(self._query("SELECT zoom_level, count(*) FROM tiles GROUP BY zoom_level ORDER BY 1", ()))
 
-    def sizes(self) -> dict[int, int]:
-        """Return the bytes of all tiles at each zoom that has some."""
-        return dict(
-            self._query(
-                "SELECT zoom_level, sum(length(tile_data)) FROM tiles GROUP BY zoom_level ORDER BY 1", ()
-            )
-        )
-
     def ledger(self) -> Iterator[BlockRecord]:
         """Yield the blocks the archive was made of, without their overviews; none in foreign archives."""
-        return _ledger(self._connection, False) if self.has_ledger else iter(())
+        if self.has_ledger:
+            with self._readable():
+                yield from _ledger(self._connection, False)
 
     @property
     def has_ledger(self) -> bool:
         """Whether fusi wrote the archive, at a version whose ledger can be read."""
-        version = self._query("PRAGMA user_version", ()).fetchone()[0]
+        (version,) = next(self._query("PRAGMA user_version", ()))
         names = {name for (name,) in self._query("SELECT name FROM sqlite_master WHERE type = 'table'", ())}
         return "fusi_blocks" in names and version == _LEDGER_VERSION
 
     def block(self, tile: Tile, key: str) -> BlockRecord | None:
         """Return a block of the ledger, with its overview, where its key is `key`."""
-        row = self._query(
+        rows = self._query(
             "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
             " WHERE z = ? AND x = ? AND y = ? AND key = ?",
             (tile.z, tile.x, tile.y, key),
-        ).fetchone()
-        return None if row is None else _record(row)
+        )
+        return next(map(_record, rows), None)
 
     def square(self, tile: Tile, z: int) -> Iterator[tuple[Tile, bytes]]:
         """Yield the tiles at zoom `z` that a tile of the same or a lower zoom holds, row by row."""
@@ -386,9 +378,15 @@ class MBTilesReader:
             return str(error)
         return None if verdict == "ok" else verdict
 
-    def _query(self, sql: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+    def _query(self, sql: str, values: tuple[object, ...]) -> Iterator[Any]:
+        """Yield the rows of a query. Raises ArchiveUnreadable, also for what only a later row shows."""
+        with self._readable():
+            yield from self._connection.execute(sql, values)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            return self._connection.execute(sql, values)
+            yield
         except sqlite3.Error as error:
             raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
 
@@ -403,34 +401,12 @@ class MBTilesReader:
         self.close()
 
 
-class _SqliteErrors:
-    """Turns what SQLite says of the disk and of locks into errors a person can act on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
-        code = getattr(error, "sqlite_errorcode", None)
-        primary = code & 0xFF if isinstance(code, int) else None
-        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and free_mib(self._path) < 1):
-            raise DiskFull(self._path, free_mib(self._path)) from error
-        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OutputBusy(self._path) from error
-        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            raise OutputUnwritable(self._path, str(error)) from error
-        if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise ArchiveUnreadable(self._path, f"is damaged ({error}); remove it and run again") from error
-
-
 def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
     box, (lon, lat, zoom) = metadata.bounds, metadata.center
+    extra = dict(metadata.extra)
+    if box.west > box.east:  # which MBTiles has no way to say
+        extra[_TRUE_BOUNDS] = [box.west, box.south, box.east, box.north]
+        box = Bounds(-180.0, box.south, 180.0, box.north)
     rows = {
         "name": metadata.name,
         "format": metadata.format,
@@ -444,7 +420,7 @@ def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
         "maxzoom": str(metadata.maxzoom),
         "encoding": metadata.encoding,
         "tileSize": str(metadata.tile_size),
-        "json": json.dumps(dict(metadata.extra), sort_keys=True) if metadata.extra else "",
+        "json": json.dumps(extra, sort_keys=True) if extra else "",
     }
     return [(name, value) for name, value in rows.items() if value]
 

@@ -141,7 +141,10 @@ def _llvm() -> Any:
 
 def _cache_folders() -> list[Path]:
     """Return where code may be kept: beside the source, else in the user's cache folder."""
-    return [_SOURCE.parent / "__pycache__", Path.home() / ".cache" / "fusi"]
+    folders = [_SOURCE.parent / "__pycache__"]
+    with suppress(RuntimeError):  # there may be no home
+        folders.append(Path.home() / ".cache" / "fusi")
+    return folders
 
 
 def _packed(symbols: dict[str, str], code: list[bytes]) -> bytes:

@@ -1,59 +1,39 @@
-"""PMTiles v3: write an archive in one pass, read any, and check one.
+"""Read PMTiles v3 archives, and number tiles as they do.
 
-The only place that knows tile ids, which count the tiles of all zooms along
-Hilbert curves. The writer lays a file out as header and root directory (in
-the first 16 KiB, unused bytes zero), tile data, metadata, leaf directories.
+Tile ids, which count the tiles of all zooms along Hilbert curves, come from
+here and are known to the PMTiles modules only.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from pmtiles.tile import zxy_to_tileid
 
-from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, ArchiveUnsuitable
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles import directory as codec
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.directory import (
     DEGREE_E7,
-    FIRST_READ_BYTES,
     HEADER_BYTES,
-    ROOT_BYTES,
+    HEADER_FACTS,
     Entries,
     Header,
 )
-from fusi_pipeline.tiles.files import replacing
-from fusi_pipeline.tiles.grid import HILBERT_STEPS, MAX_ZOOM, Bounds, Tile, hilbert_indices
+from fusi_pipeline.tiles.grid import HILBERT_STEPS, Bounds, Tile, hilbert_indices
 
-SMALL_TILE_BYTES = 512
-"""Tiles up to this size are remembered for the whole run: empty sea repeats far apart."""
-SMALL_TILES = 1 << 20
-"""How many of them at most."""
-RECENT_TILES = 1 << 18
-"""How many larger tiles are remembered, those last met."""
-
-_LEAF_ENTRIES = 4096
-_MOST_LEAVES = 1000
-"""An entry of the root takes 15 bytes at worst, so that 1000 fit it however badly they compress."""
-_SPOOL_BYTES = 1 << 26
 _DEPTH = 4
 """Directories from the root to a tile, at most, as other readers have it."""
 _CACHED_ENTRIES = 1 << 20
-_HEADER_FACTS = {"minzoom", "maxzoom", "bounds", "center", "format"}
 _BASES = np.array([(4**z - 1) // 3 for z in range(33)], dtype=np.uint64)
 """The first tile id of each zoom."""
 
@@ -103,280 +83,6 @@ def _columns_rows(
         ys = ys << 4 | step & 15
         state = step & 0x300
     return xs, ys
-
-
-class PMTilesWriter:
-    """A new archive, written in one pass. Use it as a context manager.
-
-    The file takes its name when the block ends well, and else there is none.
-    The same tiles, metadata and expectation make the same bytes. Equal tiles
-    are stored once, as far as memory is allowed to remember them (`recent`
-    large ones; see also SMALL_TILES). Raises ArchiveUnsuitable for a format
-    that is no image's and, at the end, for no tile at all; DiskFull and
-    OutputUnwritable for the volume.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        metadata: ArchiveMetadata,
-        expected_tiles: int,
-        *,
-        leaf_entries: int | None = None,
-        recent: int = RECENT_TILES,
-    ) -> None:
-        if metadata.format not in codec.TILE_TYPES[2:6]:
-            raise ArchiveUnsuitable(path, f"tiles of format {metadata.format!r} are no images to write")
-        _metadata_json(metadata)
-        self.path = path
-        self.metadata = metadata
-        """May be replaced until the block ends; the format is settled by then."""
-        self.tiles_written = 0
-        """Tiles written so far, equal ones counted each time."""
-        self.bytes_written = FIRST_READ_BYTES
-        """Length of the file so far."""
-        self._leaf_entries = leaf_entries or max(_LEAF_ENTRIES, -(-expected_tiles // _MOST_LEAVES))
-        self._next_id = 0
-        self._first_zoom = self._last_zoom = 0
-        self._contents = _Contents(recent)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            scratch = stack.enter_context(replacing(self.path))
-            self._file = stack.enter_context(scratch.open("wb"))
-            self._file.write(bytes(FIRST_READ_BYTES))
-            self._leaves = stack.enter_context(_Leaves(self.path.parent, self._leaf_entries))
-            stack.push(self._finish)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.__exit__(*exception)  # type: ignore[arg-type]
-
-    def write(self, tile: Tile, data: bytes) -> None:
-        """Append a tile; raises ValueError for no bytes and for a tile id not above the last one's."""
-        z, x, y = tile.z, tile.x, tile.y
-        if not 0 <= z <= MAX_ZOOM or x < 0 or y < 0 or not data:
-            raise ValueError(f"tile {tile}: outside the grid or without bytes")
-        tile_id = zxy_to_tileid(z, x, y)
-        if tile_id < self._next_id:
-            raise ValueError(f"tile {tile}: tiles must come in ascending order of their tile ids")
-        if not self.tiles_written:
-            self._first_zoom = z
-        self._last_zoom = z
-        self._next_id = tile_id + 1
-        self.tiles_written += 1
-        offset = self.bytes_written - FIRST_READ_BYTES
-        known = self._contents.place(data, offset)
-        if known == offset:
-            self._file.write(data)
-            self.bytes_written += len(data)
-        self._leaves.add(tile_id, known, len(data))
-
-    def _finish(self, kind: object, _error: object, _trace: object) -> None:
-        if kind is not None:
-            return
-        if not self.tiles_written:
-            raise ArchiveUnsuitable(self.path, "there is no tile to put into it")
-        root = self._leaves.finish()
-        metadata = codec.deflate(_metadata_json(self.metadata))
-        header = self._header(len(root), len(metadata))
-        self._file.write(metadata)
-        self._leaves.copy_to(self._file)
-        self._file.seek(0)
-        self._file.write(header.to_bytes() + root)
-        self.bytes_written = header.leaf_directory_offset + header.leaf_directory_length
-
-    def _header(self, root_length: int, metadata_length: int) -> Header:
-        facts = replace(self.metadata, minzoom=self._first_zoom, maxzoom=self._last_zoom)
-        west, south, east, north = _bounds_e7(facts.bounds)
-        lon, lat, center_zoom = facts.center
-        return Header(
-            root_offset=HEADER_BYTES,
-            root_length=root_length,
-            metadata_offset=self.bytes_written,
-            metadata_length=metadata_length,
-            leaf_directory_offset=self.bytes_written + metadata_length,
-            leaf_directory_length=self._leaves.length,
-            tile_data_offset=FIRST_READ_BYTES,
-            tile_data_length=self.bytes_written - FIRST_READ_BYTES,
-            addressed_tiles_count=self.tiles_written,
-            tile_entries_count=self._leaves.entries,
-            tile_contents_count=self._contents.stored,
-            clustered=1,
-            internal_compression=codec.GZIP,
-            tile_compression=codec.NONE,
-            tile_type=codec.TILE_TYPES.index(self.metadata.format),
-            min_zoom=facts.minzoom,
-            max_zoom=facts.maxzoom,
-            min_lon_e7=west,
-            min_lat_e7=south,
-            max_lon_e7=east,
-            max_lat_e7=north,
-            center_zoom=center_zoom,
-            center_lon_e7=round(lon * DEGREE_E7),
-            center_lat_e7=round(lat * DEGREE_E7),
-        )
-
-
-class _Contents:
-    """Where the contents met so far are stored, by a strong hash, in bounded memory."""
-
-    def __init__(self, recent: int) -> None:
-        self.stored = 0
-        self._recent_limit = recent
-        self._small: dict[bytes, int] = {}
-        self._recent: dict[bytes, int] = {}
-
-    def place(self, data: bytes, offset: int) -> int:
-        """Return where `data` is stored; that is `offset`, from now on, where it is not known."""
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        known = self._small.get(digest)
-        if known is not None:
-            return known
-        known = self._recent.pop(digest, None)
-        if known is None:
-            known = offset
-            self.stored += 1
-            if len(data) <= SMALL_TILE_BYTES and len(self._small) < SMALL_TILES:
-                self._small[digest] = offset
-                return offset
-        self._recent[digest] = known
-        if len(self._recent) > self._recent_limit:
-            del self._recent[next(iter(self._recent))]
-        return known
-
-
-class _Leaves:
-    """Directory entries in ascending order, serialised leaf by leaf as they come."""
-
-    def __init__(self, folder: Path, leaf_entries: int) -> None:
-        self.entries = 0
-        self.length = 0
-        self._folder = folder
-        self._leaf_entries = leaf_entries
-        self._spool = self._new_spool()
-        self._pointers: list[tuple[int, int, int, int]] = []
-        self._clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._spool.close()
-
-    def add(self, tile_id: int, offset: int, length: int) -> None:
-        """Append a tile, to the run of the last entry where it continues that."""
-        ids, offsets, lengths, runs = self._columns
-        if ids and offsets[-1] == offset and ids[-1] + runs[-1] == tile_id and runs[-1] < 0xFFFFFFFF:
-            runs[-1] += 1
-            return
-        if len(ids) == self._leaf_entries:
-            self._flush()
-            ids, offsets, lengths, runs = self._columns
-        ids.append(tile_id)
-        offsets.append(offset)
-        lengths.append(length)
-        runs.append(1)
-        self.entries += 1
-
-    def finish(self) -> bytes:
-        """Return the compressed root directory: of the tiles where they fit it, else of leaves."""
-        if not self._pointers:
-            root = _packed(self._buffered())
-            if len(root) <= ROOT_BYTES:
-                return root
-        self._flush()
-        while len(root := _packed(_columns_entries(self._pointers))) > ROOT_BYTES:
-            self._halve()
-        return root
-
-    def copy_to(self, file: IO[bytes]) -> None:
-        """Append the leaf directories to a file."""
-        self._spool.seek(0)
-        shutil.copyfileobj(self._spool, file, 1 << 20)
-
-    def _clear(self) -> None:
-        self._columns = (array("Q"), array("Q"), array("Q"), array("Q"))
-
-    def _buffered(self) -> Entries:
-        ids, offsets, lengths, runs = (np.frombuffer(column, dtype=np.uint64) for column in self._columns)
-        return Entries(ids, offsets, lengths, runs)
-
-    def _flush(self) -> None:
-        if self._columns[0]:
-            self._append(self._buffered())
-            self._clear()
-
-    def _append(self, entries: Entries) -> None:
-        leaf = _packed(entries)
-        self._pointers.append((int(entries.ids[0]), self.length, len(leaf), 0))
-        self._spool.write(leaf)
-        self.length += len(leaf)
-
-    def _halve(self) -> None:
-        """Join leaves two by two: more tiles came than were expected, and the root is too long."""
-        with self._spool as old:
-            pointers, self._pointers, self.length = self._pointers, [], 0
-            self._spool = self._new_spool()
-            for start in range(0, len(pointers), 2):
-                leaves = [_unpacked(old, pointer) for pointer in pointers[start : start + 2]]
-                self._append(codec.joined(*leaves) if len(leaves) == 2 else leaves[0])
-
-    def _new_spool(self) -> tempfile.SpooledTemporaryFile[bytes]:
-        return tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(self._folder))
-
-
-def _packed(entries: Entries) -> bytes:
-    return codec.deflate(codec.encode(entries))
-
-
-def _unpacked(file: IO[bytes], pointer: tuple[int, int, int, int]) -> Entries:
-    _, offset, length, _ = pointer
-    file.seek(offset)
-    return codec.decode(codec.inflate(file.read(length), codec.GZIP))
-
-
-def _columns_entries(rows: list[tuple[int, int, int, int]]) -> Entries:
-    return Entries(*np.array(rows, dtype=np.uint64).T)
-
-
-def _bounds_e7(bounds: Bounds) -> tuple[int, int, int, int]:
-    """Return (west, south, east, north) in 1e-7 degrees, wide enough to have an area.
-
-    A box across the antimeridian becomes the whole circle, since the header
-    cannot say otherwise; the metadata repeats it as it is.
-    """
-    if bounds.west > bounds.east:
-        bounds = replace(bounds, west=-180, east=180)
-    west, east = _interval_e7(bounds.west, bounds.east, 180)
-    south, north = _interval_e7(bounds.south, bounds.north, 90)
-    return west, south, east, north
-
-
-def _interval_e7(low: float, high: float, limit: int) -> tuple[int, int]:
-    start = min(max(round(low * DEGREE_E7), -limit * DEGREE_E7), limit * DEGREE_E7 - 1)
-    return start, min(max(round(high * DEGREE_E7), start + 1), limit * DEGREE_E7)
-
-
-def _metadata_json(metadata: ArchiveMetadata) -> bytes:
-    """Return the JSON section; raises ValueError or TypeError for extra facts that are no JSON."""
-    facts: dict[str, object] = {
-        "name": metadata.name,
-        "description": metadata.description,
-        "attribution": metadata.attribution,
-        "encoding": metadata.encoding,
-        "tileSize": metadata.tile_size,
-    }
-    box = metadata.bounds
-    document: dict[str, object] = {
-        **metadata.extra,
-        **{key: value for key, value in facts.items() if value},
-    }
-    if box.west > box.east:
-        document["bounds"] = [box.west, box.south, box.east, box.north]
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
-    return text.encode()
 
 
 class PMTilesReader:
@@ -439,7 +145,7 @@ class PMTilesReader:
             return np.empty((0, 2), dtype=np.uint32)
         low, high = _BASES[z], _BASES[z + 1]
         parts = [np.empty(0, dtype=np.uint64)]
-        for entries in self._walk(int(low), int(high)):
+        for entries in self.walk(int(low), int(high)):
             starts = np.maximum(entries.ids, low)
             counts = np.maximum(np.minimum(entries.ids + entries.runs, high), starts) - starts
             firsts = np.cumsum(counts) - counts
@@ -450,9 +156,9 @@ class PMTilesReader:
     def counts(self) -> dict[int, int]:
         """Return the number of tiles at each zoom that has some."""
         found: dict[int, int] = {}
-        for entries in self._walk():
+        for entries in self.walk():
             ends = entries.ids + entries.runs
-            for z in range(_zoom(int(entries.ids[0])), min(_zoom(int(ends[-1]) - 1), 31) + 1):
+            for z in range(zoom_of(int(entries.ids[0])), min(zoom_of(int(ends[-1]) - 1), 31) + 1):
                 low, high = _BASES[z], _BASES[z + 1]
                 inside = np.clip(ends, low, high) - np.clip(entries.ids, low, high)
                 found[z] = found.get(z, 0) + int(inside.sum())
@@ -471,7 +177,7 @@ class PMTilesReader:
             entries = self._cached_leaf(offset, length)
         raise ArchiveUnreadable(self.path, f"its directories are more than {_DEPTH} deep")
 
-    def _walk(
+    def walk(
         self,
         low: int = 0,
         high: int = 1 << 64,
@@ -498,7 +204,7 @@ class PMTilesReader:
             leaf = self._leaf(offset, length)
             if visited is not None:
                 visited.append(codec.Visit(depth, first, int(leaf.ids[0]), offset, length))
-            yield from self._walk(low, high, visited, leaf, depth + 1)
+            yield from self.walk(low, high, visited, leaf, depth + 1)
         if start < len(here):
             yield here.part(start, len(here))
 
@@ -576,7 +282,7 @@ class PMTilesReader:
         return _archive_metadata(header, document, self.path.stem)
 
 
-def _zoom(tile_id: int) -> int:
+def zoom_of(tile_id: int) -> int:
     """Return the zoom of a tile id."""
     return ((3 * tile_id + 1).bit_length() - 1) // 2
 
@@ -585,7 +291,7 @@ def _archive_metadata(header: Header, document: Mapping[str, object], name: str)
     """Return metadata from header and JSON; `name` is for archives that have none, size 0 is unknown."""
     said = {key: str(document.get(key) or "") for key in ("name", "description", "attribution", "encoding")}
     size = str(document.get("tileSize", ""))
-    known = {*said, "tileSize", *_HEADER_FACTS}
+    known = {*said, "tileSize", *HEADER_FACTS}
     kind = header.tile_type
     return ArchiveMetadata(
         name=said["name"] or name,
@@ -611,38 +317,3 @@ def _bounds(header: Header, noted: object) -> Bounds:
     if numbers and len(numbers) == 4 and 180 >= numbers[0] > numbers[2] >= -180:
         return Bounds(*numbers)
     return Bounds(west, south, east, north)
-
-
-def problems(path: Path) -> list[str]:
-    """Return what is wrong with the structure of an archive, a sentence each; empty where it is sound.
-
-    Derives every claim of the header from the directories again; looks into
-    no tile. Whatever passes, `pmtiles verify` passes too. Raises ArchiveMissing.
-    """
-    try:
-        with PMTilesReader(path) as reader:
-            return [*codec.layout_problems(reader.header, path.stat().st_size), *_directory_problems(reader)]
-    except ArchiveUnreadable as error:
-        return [str(error).removeprefix(f"{path}: ")]
-
-
-def _directory_problems(reader: PMTilesReader) -> list[str]:
-    header = reader.header
-    visited: list[codec.Visit] = []
-    audit = codec.Audit(header.tile_data_length, header.clustered == 1)
-    for entries in reader._walk(visited=visited):
-        audit.feed(entries)
-    if audit.pending:
-        for entries in reader._walk():
-            audit.resolve(entries)
-    found = codec.leaf_problems(visited, header.leaf_directory_length) + audit.problems()
-    for what, said, true in (
-        ("tiles addressed", header.addressed_tiles_count, audit.tiles),
-        ("tile entries", header.tile_entries_count, audit.entries),
-        ("tile contents", header.tile_contents_count, audit.contents),
-        ("as lowest zoom", header.min_zoom, _zoom(max(audit.first_id, 0))),
-        ("as highest zoom", header.max_zoom, _zoom(max(audit.next_id - 1, 0))),
-    ):
-        if said != true:
-            found.append(f"the header says {said} {what}, the directories {true}")
-    return found

@@ -1,0 +1,33 @@
+"""What SQLite says of disks and locks, as errors a person can act on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fusi_pipeline.errors import ArchiveUnreadable, DiskFull, OutputBusy, OutputUnwritable
+from fusi_pipeline.tiles.files import free_mib
+
+LOCK_TIMEOUT_S = 0.2
+"""How long a connection waits for another process's lock before it says so."""
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Raise DiskFull, OutputBusy, OutputUnwritable or ArchiveUnreadable for what SQLite reports of `path`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = code & 0xFF if isinstance(code, int) else None
+        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and free_mib(path) < 1):
+            raise DiskFull(path, free_mib(path)) from error
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise OutputBusy(path) from error
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            raise OutputUnwritable(path, str(error)) from error
+        if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise ArchiveUnreadable(path, f"is damaged ({error}); remove it and run again") from error
+        raise

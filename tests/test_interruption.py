@@ -1,0 +1,224 @@
+"""Runs of the real command that are stopped in every way, and what the same command makes of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests import rasters
+
+PROGRESS = re.compile(r"(\w+: )?(scan|build|merge|pack) \d+/\d+ ")
+MBTILES = "sources/hills.mbtiles"
+PMTILES = "out.pmtiles"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The command at work on an output folder of its own."""
+
+    store: Path
+    output: Path
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        """Begin to aggregate; every step is a line on standard error."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FUSI_")}
+        env.pop("TMPDIR", None)
+        return subprocess.Popen(
+            [
+                sys.executable, "-m", "fusi_pipeline.cli", "aggregate", "hills", "-o", str(self.output / PMTILES),
+                "--source-store", str(self.store), "--output-dir", str(self.output),
+                "--workers", "2", "--progress-interval", "0",
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**env, **environment},
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """Run the command to its end, undisturbed."""
+        with self.start() as process:
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes of what is made."""
+        return {
+            name: hashlib.sha256((self.output / name).read_bytes()).hexdigest() for name in (MBTILES, PMTILES)
+        }
+
+    def files(self) -> list[str]:
+        """Return the names of all files of the output folder."""
+        return sorted(str(path.relative_to(self.output)) for path in self.output.rglob("*") if path.is_file())
+
+
+def after_lines(process: subprocess.Popen[str], count: int, stage: str = "") -> list[str]:
+    """Read lines of progress, of one stage if named, until there are `count`; return all that were read."""
+    lines, counted = [], 0
+    assert process.stderr is not None
+    while counted < count:
+        line = process.stderr.readline()
+        assert line, f"it ended before {count} lines of progress: {''.join(lines)}"
+        lines.append(line)
+        counted += f"{stage} " in line
+    return lines
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return every process below a command."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes that work on tasks: those below the fork server."""
+    below = family(process)
+    return [one for one in below if any(one.ppid() == other.pid for other in below)]
+
+
+def end(process: subprocess.Popen[str], number: int, below: list[psutil.Process]) -> tuple[int, list[str]]:
+    """Send a signal; return the exit code and what was said that is no progress, when nothing is left running."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert not alive, f"left running: {[one.cmdline() for one in alive]}"
+    return process.returncode, [line for line in errors.splitlines() if not PROGRESS.match(line)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source of some 80 tiles in a dozen blocks, part of it missing."""
+    store = tmp_path_factory.mktemp("interruption") / "store"
+    heights, absent = rasters.terrain(900, 1300), rasters.hole(900, 1300, share=0.3)
+    rasters.write_many(
+        store / "hills", np.where(absent, -9999, heights), 3, left=5.0, top=49.0, pixel=0.0054, nodata=-9999
+    )
+    return store
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(store, tmp_path_factory.mktemp("undisturbed"))
+    with run.start() as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert sum("build " in line for line in errors.splitlines()) > 12
+    return run
+
+
+@pytest.fixture
+def run(store: Path, tmp_path: Path) -> Run:
+    return Run(store, tmp_path / "output")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_again_and_again_the_command_ends_with_the_same_bytes(
+    run: Run, undisturbed: Run, seed: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(4):
+        with run.start() as process:
+            after_lines(process, chance.randint(1, 12))
+            code, _ = end(process, signal.SIGKILL, family(process))
+            assert code == -signal.SIGKILL
+    run.finish()
+    assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
+
+
+@pytest.mark.parametrize("stage", ["merge", "pack"])
+def test_killed_in_a_late_stage_the_command_goes_on(run: Run, undisturbed: Run, stage: str) -> None:
+    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.02") as process:
+        after_lines(process, 1, stage)
+        end(process, signal.SIGKILL, family(process))
+    assert not (run.output / PMTILES).exists()
+    run.finish()
+    assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("stage", ["scan", "build", "merge"])
+def test_asked_to_stop_the_command_says_so_in_one_line_and_leaves_nothing_running(
+    run: Run, undisturbed: Run, stage: str, number: signal.Signals
+) -> None:
+    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.05") as process:
+        after_lines(process, 2, stage)
+        code, said = end(process, number, family(process))
+    assert code == 130
+    assert said == ["fusi: interrupted; the same command goes on where this stopped"]
+    assert not (run.output / PMTILES).exists()
+    run.finish()
+    assert run.hashes() == undisturbed.hashes()
+
+
+def test_ctrl_c_reaches_the_whole_group_and_ends_in_one_line(run: Run) -> None:
+    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.05") as process:
+        after_lines(process, 3, "build")
+        below = family(process)
+        os.killpg(process.pid, signal.SIGINT)
+        code, said = end(process, 0, below)
+    assert code == 130
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("stage", ["build", "merge"])
+def test_a_worker_that_is_killed_ends_the_run_in_one_line(run: Run, undisturbed: Run, stage: str) -> None:
+    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.1") as process:
+        after_lines(process, 1, stage)
+        below = family(process)
+        victims = workers(process)
+        assert victims
+        victims[0].kill()
+        code, said = end(process, 0, below)
+    assert code == 1
+    assert len(said) == 1
+    assert "worker process died" in said[0]
+    run.finish()
+    assert run.hashes() == undisturbed.hashes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A volume of a given size, which can be made larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if resized(folder, "1m", "size=1m"):
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def resized(folder: Path, size: str, options: str | None = None) -> int:
+    """Mount a tmpfs, or change its size; return the exit code."""
+    command = ["mount", "-t", "tmpfs", "-o", options or f"remount,size={size}", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.1, 1.7])
+def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space(
+    store: Path, undisturbed: Run, small_disk: Path, share: float
+) -> None:
+    needed = (undisturbed.output / MBTILES).stat().st_size
+    assert resized(small_disk, f"{200 + int(share * needed) // 1024}k") == 0
+    run = Run(store, small_disk / "output")
+    with run.start() as process:
+        _, errors = process.communicate(timeout=120)
+    said = [line for line in errors.splitlines() if not PROGRESS.match(line)]
+    assert process.returncode == 1
+    assert len(said) == 1, said
+    assert "the disk is full" in said[0]
+    assert not (run.output / PMTILES).exists()
+    assert resized(small_disk, "64m") == 0
+    run.finish()
+    assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
