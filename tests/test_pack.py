@@ -18,6 +18,7 @@ from fusi_pipeline.errors import (
     FusiError,
     OutputExists,
     PackerUnavailable,
+    UsageError,
 )
 from fusi_pipeline.pack import PackReport, cli_path, cli_verify, in_tile_order, pack
 from fusi_pipeline.progress import Progress
@@ -170,7 +171,7 @@ def test_an_output_is_replaced_only_when_told(tmp_path: Path, source: Tiles) -> 
         run(pack(source, output))
     assert output.read_bytes() == b"precious"
     run(pack(source, output, overwrite=True))
-    with PMTilesReader(output) as reader, pytest.raises(OutputExists):
+    with PMTilesReader(output) as reader, pytest.raises(UsageError):
         run(pack(reader, output, overwrite=True))
     assert problems(output) == []
 

@@ -115,7 +115,7 @@ def test_report_progress_and_bounds_csv(source: Source) -> None:
             steps.append(next(running))
     except StopIteration as stop:
         report = stop.value
-    assert steps == [Progress("scan", done, 4, "files") for done in (1, 2, 3, 4)]
+    assert steps == [Progress("scan", done, 4, "files", subject="alps") for done in (1, 2, 3, 4)]
     assert (report.name, report.files, report.broken, report.warnings) == ("alps", 4, (), ())
     assert (report.reused, report.valid_share, report.maxzoom) == (0, 1.0, 7)
     told = json.loads(json.dumps(report.to_json()))
