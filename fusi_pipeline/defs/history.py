@@ -1,4 +1,4 @@
-"""What the instance remembers of an asset: its latest materialization."""
+"""What the instance remembers of an asset: when it was last made or looked at, and its version then."""
 
 from __future__ import annotations
 
@@ -28,4 +28,14 @@ def latest(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
         if event is not None:
             values = {name: value.value for name, value in event.metadata.items()}
             return Remembered(record.timestamp, (event.tags or {}).get(DATA_VERSION_TAG), values)
+    return None
+
+
+def observed_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> str | None:
+    """Return the data version that one partition of an asset had when it was last looked at."""
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    for record in instance.fetch_observations(wanted, limit=1).records:
+        event = record.asset_observation
+        if event is not None:
+            return (event.tags or {}).get(DATA_VERSION_TAG)
     return None

@@ -32,7 +32,7 @@ POOL = "gdal"
 source_files = dg.AssetSpec(
     "source_files",
     description="The folder of a source in the source store: rasters and, where there is one, a "
-    "`source.toml`. Not made here: the sensor `new_sources` looks what is there and notes when it changed.",
+    "`source.toml`. Not made here: the sensor `new_sources` looks at what is there and notes what changed.",
     partitions_def=SOURCES,
     group_name=GROUP,
     kinds={"geotiff"},

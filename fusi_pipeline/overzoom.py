@@ -1,0 +1,58 @@
+"""A tile's heights from an ancestor, enlarged together with the ancestor's neighbours.
+
+Nothing shows at tile borders: pixels beyond the ancestor's edge come from the
+tiles beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
+from fusi_pipeline.tiles.resample import Heights, enlarge
+
+_MARGIN_PX = 2
+"""Pixels of the neighbours taken in on each side; bilinear needs one."""
+
+
+def overzoom(tile: Tile, levels: int, heights_of: Callable[[Tile], Heights | None]) -> Heights | None:
+    """Return the heights, shape (512, 512), of a tile `levels` zooms below what `heights_of` gives.
+
+    Interpolates bilinearly; a pixel is valid where the ancestor's pixel that
+    holds it is. None where the ancestor is missing, or wholly so under the tile.
+    """
+    ancestor = grid.parent(tile, levels)
+    if heights_of(ancestor) is None:
+        return None
+    factor = 1 << levels
+    left = (tile.x - (ancestor.x << levels)) * TILE_SIZE_PX / factor
+    top = (tile.y - (ancestor.y << levels)) * TILE_SIZE_PX / factor
+    first_col, first_row = int(left) - _MARGIN_PX, int(top) - _MARGIN_PX
+    side = TILE_SIZE_PX // factor + 1 + 2 * _MARGIN_PX
+    source = _around(ancestor, first_col, first_row, side, heights_of)
+    heights = enlarge(source, factor, left - first_col, top - first_row, TILE_SIZE_PX, "bilinear")
+    return None if np.isnan(heights).all() else heights
+
+
+def _around(
+    tile: Tile, first_col: int, first_row: int, side: int, heights_of: Callable[[Tile], Heights | None]
+) -> Heights:
+    """Return a square of pixels that may reach beyond a tile into its neighbours, NaN where none is."""
+    square = np.full((side, side), np.nan, dtype=np.float32)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            left, top = dx * TILE_SIZE_PX - first_col, dy * TILE_SIZE_PX - first_row
+            cols = slice(max(left, 0), min(left + TILE_SIZE_PX, side))
+            rows = slice(max(top, 0), min(top + TILE_SIZE_PX, side))
+            y = tile.y + dy
+            if cols.start >= cols.stop or rows.start >= rows.stop or not 0 <= y < 1 << tile.z:
+                continue
+            heights = heights_of(Tile(tile.z, (tile.x + dx) % (1 << tile.z), y))
+            if heights is not None:
+                square[rows, cols] = heights[
+                    rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
+                ]
+    return square
