@@ -17,6 +17,16 @@ setup:
 demo: setup
     {{python}} examples/demo.py
 
+# Open the Dagster UI on http://127.0.0.1:3000
+dev: setup
+    {{python}} -m fusi_pipeline.defs.launch prepare
+    .venv/bin/dagster dev --host 127.0.0.1 --port 3000
+
+# Make the demo's archive through Dagster, without the UI
+materialize: setup
+    {{python}} examples/demo.py --sources-only
+    {{python}} -m fusi_pipeline.defs.launch materialize
+
 # Check style, types, import contracts and behaviour
 test: setup
     {{python}} -m ruff check .

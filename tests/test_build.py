@@ -112,7 +112,7 @@ def own(hills: tuple[Path, BuildReport], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pyramid(hills: tuple[Path, BuildReport]) -> dict[int, tuple[int, int, npt.NDArray[np.float64]]]:
-    """What zooms 9 to 3 must hold: (first column, first row, heights), whole tiles, from one warp of the base."""
+    """What zooms 9 to 3 must hold, from one warp: (first column, first row, heights), whole tiles."""
     source = opened(hills[0] / "store" / "hills")
     box = source.window()
     left, top, heights = box.col_off, box.row_off, source.warp(box).astype(np.float64)

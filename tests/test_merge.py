@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fusi_pipeline import merge
+
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 Heights = npt.NDArray[np.float32]
 SHAPE = (3, 4)

@@ -1,4 +1,4 @@
-"""Merges of whole archives: every pixel by the rule, every copy byte for byte, every way to the same bytes."""
+"""Merges of whole archives: every pixel by the rule, every way to the same bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fusi_pipeline.errors import (
 )
 from fusi_pipeline.plan import BuildOptions
 from fusi_pipeline.publish import MergeReport, merge_archives
-from fusi_pipeline.tiles import grid, terrarium
+from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
@@ -65,14 +65,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("publish")
     fine = rasters.terrain(640, 700, base_m=100)
     rasters.write(
-        folder / "store" / "fine" / "a.tif", np.where(fine < 40, 0.0, fine), crs="EPSG:32632",
-        left=580_000, top=5_240_000, pixel=100, nodata=-9999, absent=np.roll(rasters.hole(640, 700, share=0.12), (180, 200), axis=(0, 1)),
-    )  # fmt: skip
+        folder / "store" / "fine" / "a.tif",
+        np.where(fine < 40, 0.0, fine),
+        crs="EPSG:32632",
+        left=580_000,
+        top=5_240_000,
+        pixel=100,
+        nodata=-9999,
+        absent=np.roll(rasters.hole(640, 700, share=0.12), (180, 200), axis=(0, 1)),
+    )
     coarse = rasters.terrain(600, 800, base_m=-50, phase=1)
     rasters.write(
-        folder / "store" / "coarse" / "a.tif", coarse, left=7.3, top=47.9, pixel=0.005, nodata=-1,
+        folder / "store" / "coarse" / "a.tif",
+        coarse,
+        left=7.3,
+        top=47.9,
+        pixel=0.005,
+        nodata=-1,
         absent=np.roll(rasters.hole(600, 800, share=0.06), (-40, 230), axis=(0, 1)),
-    )  # fmt: skip
+    )
     paths = []
     for name, maxzoom in (("fine", 10), ("coarse", 8)):
         report = finish(build_source(name, settings(folder), BuildOptions(minzoom=5)))
@@ -287,20 +298,19 @@ def test_a_merge_that_was_left_and_is_asked_for_otherwise_begins_anew(place: Pla
         pass
     work.close()
     place.merge(output, place.coarse, place.fine)
-    place.merge(tmp_path / "clean.pmtiles", place.coarse, place.fine)
-    assert sha256(output).encode()
-    with PMTilesReader(output) as ours, PMTilesReader(tmp_path / "clean.pmtiles") as clean:
-        for z in clean.counts():
-            for x, y in clean.coordinates(z).tolist():
-                assert ours.read(Tile(z, x, y)) == clean.read(Tile(z, x, y))
+    place.merge(tmp_path / "clean" / "out.pmtiles", place.coarse, place.fine)
+    assert sha256(output) == sha256(tmp_path / "clean" / "out.pmtiles")
 
 
 def test_aggregate_is_build_and_merge(place: Place, merged: Path, tmp_path: Path) -> None:
     (tmp_path / "store").symlink_to(place.folder / "store")
     work = aggregate(
-        ["fine", "coarse"], tmp_path / "out.pmtiles", settings(tmp_path), BuildOptions(minzoom=5),
+        ["fine", "coarse"],
+        tmp_path / "out.pmtiles",
+        settings(tmp_path),
+        BuildOptions(minzoom=5),
         keep_intermediates=False,
-    )  # fmt: skip
+    )
     report = finish(work)
     assert sha256(tmp_path / "out.pmtiles") == sha256(merged)
     assert [one.name for one in report.builds] == ["fine", "coarse"]
@@ -566,5 +576,3 @@ def test_sources_in_different_crss_merge_by_the_rule_everywhere(dem: Path, tmp_p
         for tile in all_tiles(tmp_path / "out.pmtiles", z):
             layers = [heights for path in sources if (heights := decoded(path, tile)) is not None]
             np.testing.assert_array_equal(decoded(tmp_path / "out.pmtiles", tile), flat(layers, "priority"))
-    left, right = grid.bounds(Tile(9, 0, 0)).west, grid.bounds(Tile(9, 1, 0)).west
-    assert left < right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -426,8 +427,8 @@ def test_windows_cut_in_any_way_give_the_same_heights(tmp_path: Path, place: str
     rows = [0, *sorted(chance.choice(np.arange(1, whole.height), 2, replace=False).tolist()), whole.height]
     cols = [0, *sorted(chance.choice(np.arange(1, whole.width), 3, replace=False).tolist()), whole.width]
     got = np.empty_like(wanted)
-    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
-        for left, right in zip(cols[:-1], cols[1:], strict=True):
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(cols):
             part = TargetWindow(
                 whole.z, whole.col_off + left, whole.row_off + top, right - left, bottom - top
             )

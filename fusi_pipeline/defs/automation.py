@@ -93,8 +93,10 @@ def nightly_refresh(
 
 
 @dg.sensor(job=refresh, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
-def terrain_after_refresh(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a merge once the runs of `nightly_refresh` have ended, if any of them succeeded."""
+def terrain_after_refresh(
+    context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a merge once the runs of `nightly_refresh` have ended, if they changed anything."""
     instance = context.instance
     scheduled = dg.RunsFilter(tags={_SCHEDULE_TAG: nightly_refresh.name})
     tick = next((run.tags.get(REFRESH_TAG) for run in instance.get_runs(scheduled, limit=1)), None)
@@ -104,9 +106,13 @@ def terrain_after_refresh(context: dg.SensorEvaluationContext) -> dg.RunRequest 
     waiting = sum(not run.is_finished for run in runs)
     if waiting:
         return dg.SkipReason(f"{waiting} of {len(runs)} runs of {tick} are under way")
-    if not any(run.is_success for run in runs):
-        return dg.SkipReason(f"no run of {tick} succeeded")
-    return terrain_request(instance, f"{tick} after {len(runs)}")
+    key = f"{tick} after {len(runs)}"
+    if context.cursor == key:
+        return dg.SkipReason(f"the refresh of {tick} is done with")
+    context.update_cursor(key)
+    if is_merged(instance, settings):
+        return dg.SkipReason(f"the refresh of {tick} left the terrain as it was")
+    return terrain_request(instance, key)
 
 
 def is_stale(instance: dg.DagsterInstance, settings: Settings, name: str) -> bool:

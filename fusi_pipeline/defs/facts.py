@@ -23,6 +23,8 @@ from fusi_pipeline.verify import VerifyReport
 
 SAMPLE = 500
 """Tiles that an asset decodes when it verifies its archive."""
+CONFIG_KEY = "config"
+"""Under which a merge tells how it was asked for."""
 _MOST_LISTED = 100
 
 Metadata: TypeAlias = dict[str, Any]
@@ -115,16 +117,15 @@ def build_metadata(report: BuildReport) -> Metadata:
     }
 
 
-def merge_metadata(report: MergeReport, names: list[str], order: list[str], mode: str) -> Metadata:
+def merge_metadata(report: MergeReport, names: list[str], config: Mapping[str, Any]) -> Metadata:
     """Return the figures of a merged archive, and what it was merged from and how."""
     return {
         **_archive_metadata(report.path, report.metadata, report.seconds),
         "tiles merged": report.merged,
         "tiles copied": report.copied,
         "changed": dg.MetadataValue.bool(report.changed),
-        "mode": mode,
         "priority": ", ".join(names),
-        "order": dg.MetadataValue.json(order),
+        CONFIG_KEY: dg.MetadataValue.json(dict(config)),
     }
 
 

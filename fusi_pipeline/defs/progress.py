@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 _LEAST_INTERVAL_S = 5.0
 """A line costs the instance some 25 ms, so that more would be felt."""
 _LONGEST_DESCRIPTION = 400
+_SKIP_BROKEN = ("--skip-broken", "skip_broken in the configuration of a run of source_index")
+"""The one option of the command line that is asked for otherwise here."""
 
 
 def followed(
@@ -45,13 +47,14 @@ def failures() -> Iterator[None]:
     try:
         yield
     except FusiError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+        message = str(error).replace(*_SKIP_BROKEN)
+        lines = [line.strip() for line in message.splitlines()]
         description = "; ".join(lines)
         if len(description) > _LONGEST_DESCRIPTION:
             description = f"{description[:_LONGEST_DESCRIPTION]} ..."
         raise dg.Failure(
             description,
-            metadata={"message": dg.MetadataValue.text(str(error))} if len(lines) > 1 else None,
+            metadata={"message": dg.MetadataValue.text(message)} if len(lines) > 1 else None,
             allow_retries=not isinstance(error, UsageError),
         ) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from fusi_pipeline.defs.facts import SAMPLE, index_facts, merge_metadata, sound_check, unsound
+from fusi_pipeline.defs.facts import CONFIG_KEY, SAMPLE, index_facts, merge_metadata, sound_check, unsound
 from fusi_pipeline.defs.history import latest
 from fusi_pipeline.defs.progress import failures, followed
 from fusi_pipeline.defs.sources import GROUP, PARTITIONS, POOL, source_mbtiles
@@ -22,13 +22,16 @@ _FILENAME = "terrain.pmtiles"
 
 
 class TerrainConfig(dg.Config):
-    """Which height wins where sources overlap."""
+    """What is merged, and which height wins where sources overlap."""
 
     order: list[str] = Field(
         default=[],
         description="Sources with precedence, first first; the others follow, finest pixels first.",
     )
     mode: str = Field(default=MODES[0], description=f"One of {', '.join(MODES)}.")
+    skip_missing: bool = Field(
+        default=False, description="Leave out sources that have no MBTiles, instead of failing."
+    )
 
 
 @dg.asset(
@@ -54,9 +57,9 @@ def terrain_pmtiles(
     """
     log, pause_s = context.log.info, settings.progress_interval_s
     with failures():
-        names = priority(context.instance.get_dynamic_partitions(PARTITIONS), config.order, settings)
+        names = merged_names(context.instance, config, settings)
         log(f"priority: {', '.join(names)}; mode: {config.mode}")
-        inputs = archives(names, config.mode, settings)
+        inputs = [settings.archive_path(name) for name in names]
         work = merge_archives(inputs, terrain_path(settings), settings, mode=config.mode)
         report = followed(work, log, pause_s)
         checked = followed(verify(report.path, sample=SAMPLE), log, pause_s)
@@ -66,7 +69,7 @@ def terrain_pmtiles(
         raise unsound(checked)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(merged_version(inputs, config.mode)),
-        metadata=merge_metadata(report, names, config.order, config.mode),
+        metadata=merge_metadata(report, names, config.model_dump()),
         check_results=[check],
     )
 
@@ -79,12 +82,10 @@ def terrain_path(settings: Settings) -> Path:
 def chosen(instance: dg.DagsterInstance) -> TerrainConfig:
     """Return how the terrain was last merged, without sources that are gone; else the defaults."""
     last = latest(instance, terrain_pmtiles.key)
-    if last is None:
-        return TerrainConfig()
+    stated = None if last is None else last.metadata.get(CONFIG_KEY)
+    config = TerrainConfig(**stated) if isinstance(stated, dict) else TerrainConfig()
     known = set(instance.get_dynamic_partitions(PARTITIONS))
-    order, mode = last.metadata.get("order"), last.metadata.get("mode")
-    named = [str(name) for name in order if name in known] if isinstance(order, list) else []
-    return TerrainConfig(order=named, mode=mode if isinstance(mode, str) else MODES[0])
+    return config.model_copy(update={"order": [name for name in config.order if name in known]})
 
 
 def is_merged(instance: dg.DagsterInstance, settings: Settings) -> bool:
@@ -94,13 +95,36 @@ def is_merged(instance: dg.DagsterInstance, settings: Settings) -> bool:
         return False
     config = chosen(instance)
     try:
-        names = priority(instance.get_dynamic_partitions(PARTITIONS), config.order, settings)
-        return last.data_version == merged_version(archives(names, config.mode, settings), config.mode)
+        names = merged_names(instance, config, settings)
+        inputs = [settings.archive_path(name) for name in names]
+        return last.data_version == merged_version(inputs, config.mode)
     except FusiError:
         return False
 
 
-def priority(names: Sequence[str], order: Sequence[str], settings: Settings) -> list[str]:
+def merged_names(instance: dg.DagsterInstance, config: TerrainConfig, settings: Settings) -> list[str]:
+    """Return the sources to merge, those with precedence first.
+
+    Raises UsageError for an unknown mode or name, and where an archive is missing or there is none.
+    """
+    if config.mode not in MODES:
+        raise UsageError(f"mode {config.mode!r}: expected one of {', '.join(MODES)}")
+    names = in_order(instance.get_dynamic_partitions(PARTITIONS), config.order, settings)
+    missing = [name for name in names if not settings.archive_path(name).exists()]
+    if missing and not config.skip_missing:
+        raise UsageError(
+            f"source_mbtiles is missing for {', '.join(missing)}; materialize it first, "
+            "or leave it out with skip_missing in the configuration of the run"
+        )
+    found = [name for name in names if name not in missing]
+    if not found:
+        raise UsageError(
+            f"no source to merge: put folders of rasters into {settings.source_store.absolute()}"
+        )
+    return found
+
+
+def in_order(names: Sequence[str], order: Sequence[str], settings: Settings) -> list[str]:
     """Return sources in the order of precedence: those of `order`, then the finest pixels, then by name.
 
     Raises UsageError for an unknown or repeated name in `order`.
@@ -118,14 +142,3 @@ def _pixel_m(name: str, settings: Settings) -> float:
     """Return the mean pixel width of a source; infinite where it has no index."""
     path = settings.index_path(name)
     return index_facts(path).pixel_m if path.exists() else float("inf")
-
-
-def archives(names: Sequence[str], mode: str, settings: Settings) -> list[Path]:
-    """Return the archives of sources. Raises UsageError for a missing one, no source, an unknown mode."""
-    if mode not in MODES:
-        raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    if not names:
-        raise UsageError(f"no source: put a folder of rasters into {settings.source_store.absolute()}")
-    if missing := [name for name in names if not settings.archive_path(name).exists()]:
-        raise UsageError(f"source_mbtiles is missing for {', '.join(missing)}; materialize it first")
-    return [settings.archive_path(name) for name in names]

@@ -265,8 +265,8 @@ def encode(heights, stride, rows, cols, units, channels, out):
     """Fill `out`, (rows, cols, channels), with Terrarium pixels; return how many heights are missing."""
     missing = 0
     scale = 256.0 / units
-    low = -32768 * 256 // units
-    high = (32768 * 256 - 1) // units
+    low = float(-32768 * 256 // units)
+    high = float((32768 * 256 - 1) // units)
     for row in range(rows):
         for col in range(cols):
             height = heights[row * stride + col]
@@ -276,7 +276,7 @@ def encode(heights, stride, rows, cols, units, channels, out):
                 missing += 1
                 alpha = 0
             else:
-                code = int(min(max(round(height * scale), low), high)) * units
+                code = int(round(min(max(height * scale, low), high))) * units
             code += 32768 * 256
             at = (row * cols + col) * channels
             out[at] = code >> 16

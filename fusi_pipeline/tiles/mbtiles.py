@@ -174,17 +174,16 @@ class MBTilesWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._insert(tiles)
-                self._position += 1
                 self._connection.execute(
                     "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (self._position, *_row(record)),
+                    (self._position + 1, *_row(record)),
                 )
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._position = max(self._position - 1, 0)
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+            self._position += 1
             self._since_checkpoint += 1
             if self._since_checkpoint >= self._pace.checkpoint_interval:
                 self.checkpoint()
