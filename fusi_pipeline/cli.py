@@ -16,7 +16,7 @@ from fusi_pipeline import aggregate as flow
 from fusi_pipeline import console, options
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.console import duration, print_facts, print_json, print_table, run, size
-from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, Interrupted, UsageError
+from fusi_pipeline.errors import ArchiveUnsuitable, UsageError
 from fusi_pipeline.options import options_from
 from fusi_pipeline.publish import MergeReport, merge_archives
 from fusi_pipeline.settings import Settings
@@ -24,29 +24,13 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.open import open_archive
 
-_EXIT_INTERRUPTED = 130
 _COMMAND_GROUP = "fusi.commands"
 
 
 def main() -> None:
     """Run the command line; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
-    try:
-        _add_commands()
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FusiError as error:
-        click.echo(f"fusi: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (Interrupted, KeyboardInterrupt, click.Abort):
-        click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
-        sys.exit(_EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    _add_commands()
+    console.main(cli)
 
 
 def _add_commands() -> None:

@@ -14,14 +14,36 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import click
 
-from fusi_pipeline.errors import Interrupted
+from fusi_pipeline.errors import FusiError, Interrupted
 from fusi_pipeline.progress import Progress
 
 Result = TypeVar("Result")
+_EXIT_INTERRUPTED = 130
+
+
+def main(command: click.Command, *interruptions: type[BaseException]) -> NoReturn:
+    """Run a command line; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
+    try:
+        command.main(standalone_mode=False)
+        sys.exit(0)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FusiError as error:
+        click.echo(f"fusi: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (Interrupted, KeyboardInterrupt, click.Abort, *interruptions):
+        click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
+        sys.exit(_EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
 
 
 def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:

@@ -210,7 +210,8 @@ def write_vrt(path: Path, members: Sequence[Path]) -> Path:
     path.write_text(
         f'<VRTDataset rasterXSize="{cols}" rasterYSize="{rows}"><SRS>{escape(wkt)}</SRS>'
         f"<GeoTransform>{left!r}, {wide!r}, 0, {top!r}, 0, {-high!r}</GeoTransform>"
-        f'<VRTRasterBand dataType="{kind.capitalize()}" band="1">{absent}{sources}</VRTRasterBand></VRTDataset>',
+        f'<VRTRasterBand dataType="{kind.capitalize()}" band="1">{absent}{sources}'
+        "</VRTRasterBand></VRTDataset>",
         encoding="utf-8",
     )
     return path

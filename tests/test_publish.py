@@ -164,13 +164,13 @@ def enlarged(heights: npt.NDArray[np.float64], factor: int) -> npt.NDArray[np.fl
     return along(along(heights).T).T
 
 
-@pytest.mark.parametrize("z", [9, 10])
 def test_finer_zooms_are_filled_smoothly_from_the_coarser_source_across_tile_borders(
-    place: Place, merged: Path, z: int
+    place: Place, merged: Path
 ) -> None:
+    z = 10
     left, top, coarse = mosaic(place.coarse, 8)
-    under = enlarged(coarse, 1 << (z - 8))
-    nearest = np.kron(coarse, np.ones((1 << (z - 8),) * 2))
+    under = enlarged(coarse, 1 << (z - 8)).astype(np.float32)
+    nearest = coarse.astype(np.float32).repeat(1 << (z - 8), axis=0).repeat(1 << (z - 8), axis=1)
     left, top = left << (z - 8), top << (z - 8)
     filled = 0
     assert all_tiles(merged, z) == all_tiles(place.fine, z)
@@ -381,13 +381,13 @@ def flat_tile(height_m: float, z: int, side: int = 512) -> bytes:
     return encode_webp(pixels)
 
 
-def test_300_archives_can_be_merged(tmp_path: Path) -> None:
+def test_more_archives_than_a_byte_can_count_can_be_merged(tmp_path: Path) -> None:
     inputs = [
         write_archive(tmp_path / f"{number}.mbtiles", {Tile(9, 100 + number, 200): flat_tile(number, 9)})
-        for number in range(300)
+        for number in range(260)
     ]
     finish(merge_archives(inputs, tmp_path / "out.pmtiles", settings(tmp_path)))
-    for number in (0, 253, 254, 255, 256, 299):
+    for number in (0, 253, 254, 255, 256, 259):
         heights = decoded(tmp_path / "out.pmtiles", Tile(9, 100 + number, 200))
         assert heights is not None
         assert set(np.unique(heights)) == {float(number)}

@@ -439,15 +439,24 @@ def test_vrt_whose_member_is_gone(source: Source) -> None:
 
 @pytest.mark.parametrize(
     ("fill", "dtype"),
-    [(-9999, "int16"), (-32768, "int16"), (-32767, "float32"), (32767, "int16"), (-99999, "float32")]
-    + [(-999999, "float32"), (-3.4028235e38, "float32"), (1e20, "float64"), (65535, "uint16")],
+    [
+        (-9999, "int16"),
+        (-32768, "int16"),
+        (-32767, "float32"),
+        (32767, "int16"),
+        (-99999, "float32"),
+        (-999999, "float32"),
+        (-3.4028235e38, "float32"),
+        (1e20, "float64"),
+        (65535, "uint16"),
+    ],
 )
 def test_fill_without_a_tag(source: Source, fill: float, dtype: str) -> None:
     hole = rasters.hole(40, 60)
     rasters.write(source.folder / "a.tif", HEIGHTS, absent=hole, fill=fill, dtype=dtype)
     share = 100 * hole.mean()
-    expected = f"pixels hold {fill:.8g} ({share:.1f} % of them) but there is no nodata tag: set nodata in source.toml"
-    assert source.problem() == f"a.tif: {expected}"
+    expected = f"pixels hold {fill:.8g} ({share:.1f} % of them) but there is no nodata tag"
+    assert source.problem() == f"a.tif: {expected}: set nodata in source.toml"
     source.configure(f"nodata = {fill}")
     file = source.file()
     assert file.valid_pixels == np.count_nonzero(~hole)

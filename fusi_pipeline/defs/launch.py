@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import click
 import dagster as dg
 import psutil
 
+from fusi_pipeline import console
 from fusi_pipeline.console import duration, size
 from fusi_pipeline.defs import registry
 from fusi_pipeline.defs.automation import changes
@@ -28,7 +28,6 @@ from fusi_pipeline.errors import FusiError, UsageError
 from fusi_pipeline.settings import Settings, settings_from
 from fusi_pipeline.sources import find_sources, source_folder
 
-_EXIT_INTERRUPTED = 130
 _LOST = "its process is gone: it or the machine was stopped. What is finished of its work is kept"
 _CLOCK_SLACK_S = 2.0
 _LINE_INTERVAL_S = 10.0
@@ -53,19 +52,7 @@ class AssetsFailed(FusiError):
 
 def main() -> None:
     """Run a command; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except FusiError as error:
-        click.echo(f"fusi: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt, click.Abort):
-        click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
-        sys.exit(_EXIT_INTERRUPTED)
+    console.main(cli, dg.DagsterExecutionInterruptedError)
 
 
 @click.group()

@@ -27,9 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield scratch
-        _sync(scratch)
+        sync(scratch)
         os.replace(scratch, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise_for(error, path)
     finally:
@@ -86,7 +86,8 @@ def free_mib(path: Path) -> int:
     return shutil.disk_usage(folder).free >> 20
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

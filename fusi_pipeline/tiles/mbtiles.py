@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles.archive import ArchiveMetadata
-from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.files import sync, writable_folder
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
@@ -221,7 +221,7 @@ class MBTilesWriter:
             self._leave_wal()
         _forget_sessions(self.partial)
         os.replace(self.partial, self.path)
-        _sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def discard(self) -> None:
         """Close the unfinished file and remove it."""
@@ -467,11 +467,3 @@ def _forget_sessions(path: Path) -> None:
             file.write((1).to_bytes(4, "big"))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
