@@ -27,6 +27,7 @@ _EXIT_INTERRUPTED = 130
 
 def main(command: click.Command, *interruptions: type[BaseException]) -> NoReturn:
     """Run a command line; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
+    stops: tuple[type[BaseException], ...] = (Interrupted, KeyboardInterrupt, click.Abort, *interruptions)
     try:
         command.main(standalone_mode=False)
         sys.exit(0)
@@ -38,7 +39,7 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
     except FusiError as error:
         click.echo(f"fusi: {error}", err=True)
         sys.exit(error.exit_code)
-    except (Interrupted, KeyboardInterrupt, click.Abort, *interruptions):
+    except stops:
         click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
         sys.exit(_EXIT_INTERRUPTED)
     except BrokenPipeError:
