@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
-from fusi_pipeline.errors import OutputExists, UsageError
+from fusi_pipeline.errors import OutputExists, SourceEmpty, SourcesBroken, UsageError
 from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
@@ -151,7 +151,11 @@ def convert(
     for path in filter(Path.exists, _with_sidecars(raster)):
         (folder / path.name).symlink_to(path.resolve())
     inner = settings.with_options(source_store=work / "source-store", output_dir=work)
-    report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
+    try:
+        report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
+    except (SourceEmpty, SourcesBroken, UsageError):
+        shutil.rmtree(work)  # another run with this raster would fail likewise
+        raise
     shutil.rmtree(work)
     return report
 

@@ -56,8 +56,10 @@ def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:
             except StopIteration as end:
                 result: Result = end.value
                 return result
-            except BaseException:
+            except BaseException as error:
                 work.close()
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted from None  # click would print an empty line for it
                 raise
 
 

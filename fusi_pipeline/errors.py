@@ -70,11 +70,17 @@ class SourcesBroken(FusiError):
     """Some files of a source cannot be used; each is named with what is wrong."""
 
     def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
+        if len(problems) == 1:
+            ((filename, problem),) = problems
+            super().__init__(
+                f"source {name!r}: {filename}: {problem}; "
+                "mend or remove it, or leave it out with --skip-broken"
+            )
+            return
         lines = "".join(f"\n  {filename}: {problem}" for filename, problem in problems)
-        count = len(problems)
         super().__init__(
-            f"source {name!r}: {count} broken file{'s' if count != 1 else ''}{lines}\n"
-            "mend or remove them, or leave them out with --skip-broken"
+            f"source {name!r}: {len(problems)} broken files; mend or remove them, "
+            f"or leave them out with --skip-broken{lines}"
         )
 
 

@@ -301,8 +301,9 @@ def test_a_broken_file_is_named_and_fails_the_build(fusi: Fusi, case: str) -> No
     broken_source(fusi, write)
     answer = fusi("build", "bad")
     assert answer.code == 1
-    assert answer.said[0].startswith("fusi: source 'bad': 1 broken file")
-    assert sum("b.tif" in line and words in line for line in answer.said) == 1
+    (line,) = answer.said
+    assert line.startswith("fusi: source 'bad': b.tif: ")
+    assert words in line
     assert not (fusi.folder / "output" / "sources" / "bad.mbtiles").exists()
 
 
