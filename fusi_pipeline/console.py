@@ -22,7 +22,7 @@ from fusi_pipeline.errors import FusiError, Interrupted
 from fusi_pipeline.progress import Progress
 
 Result = TypeVar("Result")
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 def main(command: click.Command, *interruptions: type[BaseException]) -> NoReturn:
@@ -41,7 +41,7 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
         sys.exit(error.exit_code)
     except stops:
         click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

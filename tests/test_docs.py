@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
-from fusi_pipeline import cli, plan
+from fusi_pipeline import cli, console, plan
 from fusi_pipeline.aggregate import AggregateReport
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.merge import MODES
@@ -335,7 +335,7 @@ def test_the_columns_of_bounds_csv_are_those_written() -> None:
 
 def test_the_exit_codes_are_documented() -> None:
     codes = re.findall(r"^\| (\d+) \|", sections(REFERENCE)["exit-codes"], re.M)
-    assert codes == ["0", "1", "2", str(cli._EXIT_INTERRUPTED)]
+    assert codes == ["0", "1", "2", str(console.EXIT_INTERRUPTED)]
 
 
 # Links and references
