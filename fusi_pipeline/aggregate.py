@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
-from fusi_pipeline.errors import OutputExists, SourceEmpty, SourcesBroken, UsageError
+from fusi_pipeline.errors import OutputExists, RasterUnusable, SourceEmpty, SourcesBroken, UsageError
 from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
@@ -58,8 +58,9 @@ def build_source(
     *,
     skip_broken: bool = False,
     overwrite: bool = False,
+    anew: bool = False,
 ) -> Generator[Progress, None, BuildReport]:
-    """Build the MBTiles of one source, scanned first where its index is stale."""
+    """Build the MBTiles of one source, scanned first where its index is stale (see `build`)."""
     yield from index_source(name, settings, skip_broken=skip_broken)
     folder = source_folder(settings.source_store, name)
     return (
@@ -72,6 +73,7 @@ def build_source(
             options or BuildOptions(),
             settings,
             overwrite=overwrite,
+            anew=anew,
         )
     )
 
@@ -107,8 +109,11 @@ def aggregate(
     """
     if len(set(names)) != len(names):
         raise UsageError(f"sources {', '.join(names)}: name each source once")
+    check_output(output, [], overwrite)
     for name in names:
         source_folder(settings.source_store, name)
+    for name in names:
+        yield from index_source(name, settings, skip_broken=skip_broken)
     builds = []
     for name in names:
         builds.append(
@@ -153,7 +158,10 @@ def convert(
     inner = settings.with_options(source_store=work / "source-store", output_dir=work)
     try:
         report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
-    except (SourceEmpty, SourcesBroken, UsageError):
+    except SourcesBroken as error:
+        shutil.rmtree(work)
+        raise RasterUnusable(raster, error.problems[0][1]) from error
+    except (SourceEmpty, UsageError):
         shutil.rmtree(work)  # another run with this raster would fail likewise
         raise
     shutil.rmtree(work)

@@ -63,20 +63,23 @@ def build(
     settings: Settings,
     *,
     overwrite: bool = False,
+    anew: bool = False,
 ) -> Generator[Progress, None, BuildReport]:
     """Build the MBTiles of a source from its index, yielding progress.
 
-    Raises OutputExists where `output` is not an archive that fusi wrote,
-    DiskFull and WorkerLost with everything committed kept.
+    `overwrite` allows to replace an archive that fusi did not write; `anew`
+    takes nothing over from a finished one. Raises OutputExists where `output` is
+    not an archive that fusi wrote, DiskFull and WorkerLost with everything
+    committed kept.
     """
     started = time.monotonic()
     with SourceIndex(index_path) as index:
         plan = plan_source(name, config, index, options)
-        run = _Run(plan, index, folder, output, settings)
+        run = _Run(plan, index, folder, output, settings, anew)
         yield Progress("build", 0, run.total, "blocks", subject=name)
         if not overwrite:
             _refuse_foreign(output)
-        if run.is_current():
+        if not anew and run.is_current():
             _stale_path(output).unlink(missing_ok=True)
             return run.report(0, run.total, 0, time.monotonic() - started)
         yield from run.go()
@@ -87,9 +90,16 @@ class _Run:
     """One build under way."""
 
     def __init__(
-        self, plan: SourcePlan, index: SourceIndex, folder: Path, output: Path, settings: Settings
+        self,
+        plan: SourcePlan,
+        index: SourceIndex,
+        folder: Path,
+        output: Path,
+        settings: Settings,
+        anew: bool,
     ) -> None:
         self.plan = plan
+        self.anew = anew
         self.index = index
         self.folder = folder
         self.output = output
@@ -133,7 +143,7 @@ class _Run:
             earlier = [
                 stack.enter_context(reader)
                 for reader in map(_reusable, (self.output, _stale_path(self.output)))
-                if reader is not None
+                if reader is not None and not self.anew
             ]
             yield from self._commit_all(stack, writer, earlier)
             extents: list[Extent] = []

@@ -143,7 +143,9 @@ def build(
     area = options_from(min_zoom, max_zoom, bbox)
     reports = []
     for name in names:
-        work = flow.build_source(name, settings, area, skip_broken=skip_broken, overwrite=overwrite)
+        work = flow.build_source(
+            name, settings, area, skip_broken=skip_broken, overwrite=overwrite, anew=overwrite
+        )
         reports.append(run(work, settings.progress_interval_s))
     print_json(reports) if as_json else _print_builds(reports)
 
@@ -316,6 +318,7 @@ def show(archive: Path, as_json: bool) -> None:
 @click.argument("y", type=int)
 @click.option("-o", "--output", type=options.PATH, help="Write the tile's bytes to this file.")
 @click.option("--elevation", type=options.Position(), help="Print the height at this position of the tile.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @options.as_json
 def tile(
     archive: Path,
@@ -324,6 +327,7 @@ def tile(
     y: int,
     output: Path | None,
     elevation: tuple[float, float] | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Print a tile's bytes (to a file or pipe), what it holds (to a terminal), or a height in it."""
@@ -343,7 +347,7 @@ def tile(
             print_json({"elevation_m": height}) if as_json else click.echo(tile_facts.said(height))
             return
         if output is not None:
-            output.write_bytes(data)
+            tile_facts.write(data, output, archive, overwrite=overwrite)
         elif as_json or sys.stdout.isatty():
             facts = tile_facts.facts(reader, wanted)
             print_json(facts) if as_json else print_facts(list(facts.items()))
@@ -391,11 +395,12 @@ def verify(archive: Path, sample: int, settings: Settings, as_json: bool) -> Non
 @click.argument("archive", type=options.PATH)
 @click.argument("output", type=options.PATH)
 @click.option("--max-px", type=click.IntRange(16, 8192), default=1600, show_default=True, help="Longer side.")
-def preview(archive: Path, output: Path, max_px: int) -> None:
+@options.overwrite
+def preview(archive: Path, output: Path, max_px: int, overwrite: bool) -> None:
     """Draw a shaded picture (PNG) of an archive's heights."""
     from fusi_pipeline.preview import write_preview
 
-    width, height = write_preview(archive, output, max_px=max_px)
+    width, height = write_preview(archive, output, max_px=max_px, overwrite=overwrite)
     click.echo(f"{output}: {width} x {height} px")
 
 

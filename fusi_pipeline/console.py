@@ -45,6 +45,9 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"fusi: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:

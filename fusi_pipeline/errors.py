@@ -6,6 +6,7 @@ where the command was given wrongly and 1 where the work failed.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,7 +44,9 @@ class SourceMissing(UsageError):
     """A source is named that the source store does not hold."""
 
     def __init__(self, name: str, folder: Path, known: Sequence[str]) -> None:
-        have = f"it holds {', '.join(known)}" if known else "it holds no source"
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known[:8])
+        more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
+        have = f"it holds {', '.join(near)}{more}" if known else "it holds no source"
         super().__init__(
             f"source {name!r}: no folder {folder}; {have}; "
             "name one of these or set --source-store (FUSI_SOURCE_STORE)"
@@ -66,10 +69,18 @@ class SourceUnreadable(FusiError):
         )
 
 
+class RasterUnusable(FusiError):
+    """The one raster that a command was given cannot be used."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+
+
 class SourcesBroken(FusiError):
     """Some files of a source cannot be used; each is named with what is wrong."""
 
     def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
         if len(problems) == 1:
             ((filename, problem),) = problems
             super().__init__(
@@ -127,7 +138,8 @@ class TileCorrupt(FusiError):
 
     def __init__(self, path: Path | str, tile: object, reason: str) -> None:
         super().__init__(
-            f"{path}: tile {tile} is corrupt: {reason}; build the archive again or replace the tile"
+            f"{path}: tile {tile} is corrupt: {reason}; make the archive again "
+            "(`fusi build NAME --overwrite` for one of fusi's) or replace the tile"
         )
 
 
@@ -142,7 +154,7 @@ class OutputUnwritable(FusiError):
     """The folder for an output cannot be made or written to."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: cannot be written: {reason}; choose a writable folder with --output-dir")
+        super().__init__(f"{path}: cannot be written: {reason}; choose a writable folder")
 
 
 class OutputBusy(FusiError):
@@ -157,8 +169,8 @@ class DiskFull(FusiError):
 
     def __init__(self, path: Path, free_mib: int) -> None:
         super().__init__(
-            f"{path}: the disk is full ({free_mib} MiB free); free some space and run the same command, "
-            "it goes on where it stopped"
+            f"{path}: the disk is full ({free_mib} MiB free); "
+            "free some space and run the same command again, finished work is kept"
         )
 
 

@@ -66,6 +66,8 @@ def pack(
     PackerUnavailable where the command is missing or fails, DiskFull and
     OutputUnwritable for the volume. Nothing is left behind unless it is whole.
     """
+    if output.suffix != ".pmtiles" or output.is_dir():
+        raise UsageError(f"{output}: the output is a PMTiles file; give a name that ends in .pmtiles")
     if output.exists() and output.samefile(source.path):
         raise UsageError(f"{output}: is the archive to pack; choose another name for the output")
     if output.exists() and not overwrite and not is_ours(output):

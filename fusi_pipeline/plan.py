@@ -189,8 +189,12 @@ def plan_source(
     if maxzoom is None:
         maxzoom = automatic if config.max_zoom is None else config.max_zoom
     minzoom = 0 if options.minzoom is None else options.minzoom
-    if not 0 <= minzoom <= maxzoom <= grid.MAX_ZOOM:
-        raise ZoomInvalid(minzoom, maxzoom, f"expected 0 <= min <= max <= {grid.MAX_ZOOM}")
+    if not (minzoom >= 0 and maxzoom <= grid.MAX_ZOOM):
+        raise ZoomInvalid(minzoom, maxzoom, f"expected zooms of 0..{grid.MAX_ZOOM}")
+    if minzoom > maxzoom:
+        raise ZoomInvalid(
+            minzoom, maxzoom, f"the base zoom of source {name!r} is {maxzoom}; --max-zoom sets another"
+        )
     block_zoom = max(maxzoom - levels, 0)
     boxes = _Boxes.read(index)
     coordinates = _block_coordinates(boxes, block_zoom)

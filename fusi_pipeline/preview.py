@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from fusi_pipeline.errors import ArchiveUnsuitable, TileCorrupt
+from fusi_pipeline.errors import ArchiveUnsuitable, OutputExists, TileCorrupt
 from fusi_pipeline.hillshade import shade
 from fusi_pipeline.overzoom import overzoom
 from fusi_pipeline.tiles import grid, terrarium
@@ -21,9 +22,19 @@ from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.resample import Heights
 
+_SOFTWARE = "fusi"
+"""Stands in every picture, so that it may be written again."""
 
-def write_preview(archive: Path, output: Path, *, max_px: int = 1600) -> tuple[int, int]:
-    """Write a PNG of an archive's heights; return its (width, height) in pixels."""
+
+def write_preview(
+    archive: Path, output: Path, *, max_px: int = 1600, overwrite: bool = False
+) -> tuple[int, int]:
+    """Write a PNG of an archive's heights; return its (width, height) in pixels.
+
+    Raises OutputExists where a file is in the way that is no such picture.
+    """
+    if output.exists() and (output.samefile(archive) or not (overwrite or _is_picture(output))):
+        raise OutputExists(output)
     data = preview_png(archive, max_px=max_px)
     with replacing(output) as scratch:
         scratch.write_bytes(data)
@@ -37,9 +48,19 @@ def preview_png(archive: Path, *, max_px: int = 1600) -> bytes:
         heights, pixel_m = _heights(reader, max_px)
     picture = Image.fromarray(shade(heights, pixel_m))
     picture.thumbnail((max_px, max_px))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    buffer, facts = io.BytesIO(), PngInfo()
+    facts.add_text("Software", _SOFTWARE)
+    picture.save(buffer, "PNG", optimize=True, pnginfo=facts)
     return buffer.getvalue()
+
+
+def _is_picture(path: Path) -> bool:
+    """Tell whether a file is a picture that fusi wrote."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == _SOFTWARE
+    except (OSError, ValueError):
+        return False
 
 
 def tile_heights(reader: TileReader, tile: Tile) -> Heights | None:

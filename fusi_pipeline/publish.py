@@ -124,6 +124,9 @@ class _Merge:
         """Tell whether the output already is what this merge would write, by what it states."""
         if not self.output.exists() or partial_path(self.work_path).exists():
             return False
+        written_ns = self.output.stat().st_mtime_ns
+        if any(reader.path.stat().st_mtime_ns > written_ns for reader in self.readers):
+            return False
         try:
             with PMTilesReader(self.output) as reader:
                 return reader.metadata == self.metadata and not problems(self.output)
@@ -227,8 +230,8 @@ class _Merge:
 
 def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
     """Raise UsageError or OutputExists where a PMTiles archive must not be written to `output`."""
-    if output.suffix != ".pmtiles":
-        raise UsageError(f"{output}: a merge writes PMTiles; give a name that ends in .pmtiles")
+    if output.suffix != ".pmtiles" or output.is_dir():
+        raise UsageError(f"{output}: the output is a PMTiles file; give a name that ends in .pmtiles")
     if any(path.exists() and output.exists() and path.samefile(output) for path in inputs):
         raise UsageError(f"{output}: is also an input; choose another name for the output")
     if output.exists() and not overwrite and not is_ours(output):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
-from fusi_pipeline.errors import ArchiveUnsuitable, UsageError
+from fusi_pipeline.errors import ArchiveUnsuitable, OutputExists, UsageError
 from fusi_pipeline.preview import tile_heights
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import TileReader
+from fusi_pipeline.tiles.files import replacing
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 
 
@@ -31,6 +33,14 @@ def height_at(reader: TileReader, tile: Tile, lon: float, lat: float) -> float |
     row = min(max(math.floor((box.top - y_m) / size / scale), 0), heights.shape[0] - 1)
     height = float(heights[row, col])
     return None if math.isnan(height) else height
+
+
+def write(data: bytes, output: Path, archive: Path, *, overwrite: bool) -> None:
+    """Write a tile's bytes to a file. Raises OutputExists, and never replaces the archive itself."""
+    if output.exists() and (not overwrite or output.samefile(archive)):
+        raise OutputExists(output, "exists")
+    with replacing(output) as scratch:
+        scratch.write_bytes(data)
 
 
 def said(height: float | None) -> str:

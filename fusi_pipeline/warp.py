@@ -100,7 +100,7 @@ class Datasets:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 dataset = rasterio.open(path)
         except (RasterioError, OSError) as error:
-            raise SourceUnreadable(path, str(error)) from error
+            raise SourceUnreadable(path, _reason(error)) from error
         self._open[filename] = dataset
         if len(self._open) > self._limit:
             self._open.popitem(last=False)[1].close()
@@ -113,7 +113,7 @@ class Datasets:
             raw = dataset.read(1, window=window)
             mask = dataset.read_masks(1, window=window) if file.has_mask else None
         except (RasterioError, OSError) as error:
-            raise SourceUnreadable(self._folder / file.filename, str(error)) from error
+            raise SourceUnreadable(self._folder / file.filename, _reason(error)) from error
         return heights_m(raw, mask, file, parameters.unit_factor, parameters.offset_m)
 
     def close(self) -> None:
@@ -128,6 +128,11 @@ class Datasets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reason(error: BaseException) -> str:
+    """Return what GDAL said, which rasterio keeps in the cause of its own error."""
+    return str(error.__cause__ or error).rstrip(".")
 
 
 def warp(
@@ -147,7 +152,7 @@ def warp(
     out = np.full((window.height, window.width), np.nan, dtype=np.float32)
     for pixel_grid in sorted(pixel_grids(files), key=_precedence):
         method = parameters.resampling
-        if pixel_grid.key in parameters.averaged and method != "nearest":
+        if pixel_grid.key in parameters.averaged:
             method = "average"
         for part in _touched(window, [file for file, _, _ in pixel_grid.files]):
             rows = slice(part.row_off - window.row_off, part.row_off - window.row_off + part.height)
@@ -241,7 +246,7 @@ def _mosaic(
 def _lattice(pixel_grid: PixelGrid, window: TargetWindow) -> tuple[Lattice, float]:
     """Return source coordinates for a window, fine enough, and the world's width in columns."""
     crs = CRS.from_wkt(pixel_grid.crs)
-    period = abs(_turn(crs) / pixel_grid.transform[0]) if crs.is_geographic else 0.0
+    period = abs(_turn(crs) / pixel_grid.transform[0])
     spacing = _SPACING_PX
     while True:
         lattice = _project(pixel_grid, crs, window, spacing, period)
@@ -360,6 +365,8 @@ def _halves(offset: int, length: int) -> list[tuple[int, int]]:
 
 
 def _turn(crs: CRS) -> float:
-    """Return a full turn in the units of a geographic CRS (360 for degrees, 400 for gon)."""
+    """Return a full turn round the world in the units of a CRS; 0 where coordinates do not go round."""
+    if crs == _WEB_MERCATOR:
+        return 2 * grid.HALF_WORLD_M
     _, radians_per_unit = crs.units_factor
-    return 2 * math.pi / float(radians_per_unit)
+    return 2 * math.pi / float(radians_per_unit) if crs.is_geographic else 0.0

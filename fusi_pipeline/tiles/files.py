@@ -61,13 +61,10 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def raise_for(error: OSError, path: Path) -> NoReturn:
-    """Raise what a failed write at `path` means: DiskFull, OutputUnwritable or the error itself."""
+    """Raise what a failed write at `path` means: DiskFull or OutputUnwritable."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise DiskFull(path, free_mib(path)) from error
-    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-    if error.errno in refused:
-        raise OutputUnwritable(path, error.strerror or str(error)) from error
-    raise error
+    raise OutputUnwritable(path, error.strerror or str(error)) from error
 
 
 def _remove_abandoned(path: Path) -> None:
