@@ -550,3 +550,94 @@ def test_the_installed_command_is_this_one(ready: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f"fusi: {ready / 'none.pmtiles'}: no such archive\n"
+
+
+# What is in the way
+
+
+def corrupt(archive: Path) -> Tile:
+    """Break a tile of an MBTiles at its highest zoom, and return it."""
+    with closing(sqlite3.connect(archive)) as connection:
+        z, x, row = connection.execute(
+            "SELECT zoom_level, tile_column, tile_row FROM tiles ORDER BY zoom_level DESC LIMIT 1"
+        ).fetchone()
+        connection.execute(
+            "UPDATE tiles SET tile_data = x'52494646'"
+            " WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            (z, x, row),
+        )
+        connection.commit()
+    return Tile(z, x, (1 << z) - 1 - row)
+
+
+def test_a_tile_damaged_after_a_merge_is_found_and_mended_as_the_message_says(fusi: Fusi) -> None:
+    archive = fusi.folder / "output" / "sources" / "hills.mbtiles"
+    assert fusi("merge", archive, "-o", "one.pmtiles").code == 0
+    tile = corrupt(archive)
+    (line,) = fusi("merge", archive, "-o", "one.pmtiles").said
+    assert str(tile) in line
+    assert "fusi build NAME --overwrite" in line
+    report = fusi("build", "hills", "--overwrite", "--json").json[0]
+    assert (report["reused"], report["built"]) == (0, report["blocks"])
+    assert fusi("merge", archive, "-o", "one.pmtiles").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("preview", "all.pmtiles", "all.pmtiles", "--overwrite"),
+        ("preview", "all.pmtiles", "letter.txt"),
+        ("tile", "all.pmtiles", 0, 0, 0, "-o", "all.pmtiles", "--overwrite"),
+        ("tile", "all.pmtiles", 0, 0, 0, "-o", "letter.txt"),
+        ("pack", "all.pmtiles", "all.pmtiles", "--overwrite"),
+        ("pack", "output/sources/hills.mbtiles", "letter.txt", "--overwrite"),
+        ("aggregate", "hills", "dales", "-o", "letter.txt", "--max-zoom", 5),
+        ("aggregate", "hills", "dales", "-o", "letter.pmtiles", "--max-zoom", 5),
+    ],
+)
+def test_what_a_command_did_not_write_stays_and_nothing_is_begun(
+    fusi: Fusi, words: tuple[object, ...]
+) -> None:
+    for name in ("letter.txt", "letter.pmtiles"):
+        (fusi.folder / name).write_text("dear reader")
+    before = {path: path.read_bytes() for path in fusi.folder.rglob("*") if path.is_file()}
+    answer = fusi(*words)
+    assert (answer.code, len(answer.said)) == (2, 1), answer.err
+    assert {path: path.read_bytes() for path in fusi.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_picture_is_drawn_again_over_itself(fusi: Fusi) -> None:
+    assert fusi("preview", "all.pmtiles", "all.png").code == 0
+    assert fusi("preview", "all.pmtiles", "all.png").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "hills", "--output-dir", "/proc/none"),
+        ("build", "hills", "--output-dir", "long" * 80),
+        ("preview", "all.pmtiles", "/proc/none.png"),
+        ("tile", "all.pmtiles", 0, 0, 0, "-o", "/proc/none.webp"),
+        ("merge", "all.pmtiles", "-o", "long" * 80 + ".pmtiles"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(fusi: Fusi, words: tuple[object, ...]) -> None:
+    answer = fusi(*words)
+    assert (answer.code, len(answer.said)) == (1, 1), answer.err
+
+
+def test_convert_says_what_is_wrong_with_the_raster_and_leaves_nothing(fusi: Fusi) -> None:
+    raster = rasters.write(fusi.folder / "odd.tif", rasters.plane(10, 10), crs=None)
+    answer = fusi("convert", raster, "odd.pmtiles")
+    assert answer.code == 1
+    (line,) = answer.said
+    assert "odd.tif" in line
+    assert "--skip-broken" not in line
+    assert not list(fusi.folder.glob("odd.pmtiles*"))
+
+
+def test_a_lowest_zoom_above_the_base_zoom_says_which_that_is(fusi: Fusi) -> None:
+    answer = fusi("build", "hills", "--min-zoom", 20)
+    assert answer.code == 2
+    (line,) = answer.said
+    assert "base zoom of source 'hills'" in line

@@ -361,8 +361,24 @@ def test_files_on_both_sides_of_the_antimeridian_leave_no_gap(tmp_path: Path) ->
         assert not np.isnan(source.warp(window)).any()
 
 
+def test_a_mercator_file_past_the_antimeridian_goes_on_in_the_west(tmp_path: Path) -> None:
+    east = grid.HALF_WORLD_M
+    rasters.write(
+        tmp_path / "s" / "a.tif", rasters.plane(80, 120), crs="EPSG:3857", left=east - 6000, top=0, pixel=100
+    )
+    source = opened(tmp_path / "s")
+    z, size = source.maxzoom, grid.resolution_m(source.maxzoom)
+    rows = (512 << z) // 2 + 8
+    beyond = TargetWindow(z, 0, rows, int(5800 / size), 20)
+    before = TargetWindow(z, (512 << z) - int(5800 / size), rows, int(5800 / size), 20)
+    west, within = source.warp(beyond), source.warp(before)
+    assert not np.isnan(west).any()
+    slope = np.diff(within, axis=1).mean()
+    assert abs(west[0, 0] - within[0, -1] - slope) < 0.01 * abs(slope)
+
+
 @pytest.mark.parametrize("coarser", [2, 3])
-@pytest.mark.parametrize("method", ["bilinear", "cubic", "cubicspline"])
+@pytest.mark.parametrize("method", ["bilinear", "cubic", "cubicspline", "nearest"])
 @pytest.mark.parametrize("place", ["degrees", "utm", "mercator"])
 def test_a_base_zoom_coarser_than_the_data_is_averaged(
     tmp_path: Path, place: str, method: str, coarser: int
