@@ -17,7 +17,8 @@ import psutil
 from fusi_pipeline.errors import SettingInvalid
 from fusi_pipeline.tiles.mbtiles import WriterPace
 
-_DEFAULT_CACHE_MIB = 128
+_DEFAULT_CACHE_MIB = 192
+"""Holds the strips of a float32 file 20,000 pixels wide that a row of blocks needs."""
 _DEFAULT_BUDGET_SHARE = 0.5
 
 

@@ -76,7 +76,7 @@ def configure_gdal(cache_mib: int, threads: int) -> None:
 
     Folders are not listed when a file is opened: they may hold half a million.
     """
-    set_gdal_config("GDAL_CACHEMAX", cache_mib)
+    set_gdal_config("GDAL_CACHEMAX", cache_mib << 20)  # rasterio takes bytes for this one
     set_gdal_config("GDAL_NUM_THREADS", threads)
     set_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")
 

@@ -69,7 +69,7 @@ def test_a_bad_number_is_refused_by_name(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "mib"),
     [
-        ("", 128),
+        ("", 192),
         ("64", 64),
         ("99999", 99999),
         (str(512 << 20), 512),

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
+from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 
@@ -359,6 +360,15 @@ def test_files_on_both_sides_of_the_antimeridian_leave_no_gap(tmp_path: Path) ->
     for col_off in (0, world - 40):
         window = TargetWindow(whole.z, col_off, whole.row_off + 4, 40, whole.height - 8)
         assert not np.isnan(source.warp(window)).any()
+
+
+def test_the_cache_of_gdal_is_set_in_mebibytes() -> None:
+    before = get_gdal_config("GDAL_CACHEMAX")
+    try:
+        warp.configure_gdal(48, 1)
+        assert get_gdal_config("GDAL_CACHEMAX") == 48 << 20
+    finally:
+        set_gdal_config("GDAL_CACHEMAX", before)
 
 
 def test_a_mercator_file_past_the_antimeridian_goes_on_in_the_west(tmp_path: Path) -> None:
