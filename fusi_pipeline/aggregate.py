@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _WORK_MARK = ".fusi-work"
+_SCAN_CACHE_MIB = 64
+"""A scan reads every pixel once, and so has little use for a cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,6 @@ def _scan(
             name=name,
             workers=settings.workers,
             skip_broken=skip_broken,
-            cache_mib=settings.gdal_cache_mib,
+            cache_mib=min(settings.gdal_cache_mib, _SCAN_CACHE_MIB),
         )
     )
