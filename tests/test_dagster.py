@@ -48,6 +48,10 @@ SOURCE = [source_index, source_mbtiles]
 ASSETS = [*SOURCE, terrain_pmtiles]
 
 
+SILENT = {"telemetry": {"enabled": False}}
+"""As in dagster.yaml; an instance of a test does not read it."""
+
+
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     logging.disable(logging.ERROR)
@@ -57,14 +61,14 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as one:
+    with dg.DagsterInstance.ephemeral(settings=SILENT) as one:
         yield one
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """An instance on disk, for a schedule has no other."""
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as one:
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=SILENT) as one:
         yield one
 
 
@@ -76,7 +80,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hole = rasters.hole(50, 50)
     fine = folder / "store" / "fine" / "b.tif"
     rasters.write(fine, rasters.cone(50, 50), pixel=0.05, nodata=-9999, absent=hole)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral(settings=SILENT) as instance:
         make_all(instance, settings_for(folder))
     return folder
 
