@@ -14,7 +14,7 @@ from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, wo
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.sources import SourceIndex, find_sources, is_current, read_config, source_folder
+from fusi_pipeline.sources import SourceIndex, is_current, read_config, source_folder
 from fusi_pipeline.tiles.files import writable_folder
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ class AggregateReport:
 
     builds: tuple[BuildReport, ...]
     merge: MergeReport
-
-
-def source_names(settings: Settings) -> list[str]:
-    """Return the sources that the source store holds."""
-    return find_sources(settings.source_store)
 
 
 def index_source(

@@ -267,8 +267,15 @@ def pack(
     """Pack the tiles of an MBTiles into a PMTiles as they are."""
     from fusi_pipeline.pack import pack as packing
 
+    settings = settings.with_options(scratch=settings.scratch or output.absolute().parent)
     with open_archive(archive) as reader:
-        work = packing(reader, output, packer=packer, overwrite=overwrite)  # type: ignore[arg-type]
+        work = packing(
+            reader,
+            output,
+            packer=packer,  # type: ignore[arg-type]
+            overwrite=overwrite,
+            environment=settings.process_environment(),
+        )
         report = run(work, settings.progress_interval_s)
     if as_json:
         print_json(report)

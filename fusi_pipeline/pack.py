@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,11 @@ def pack(
     packer: Packer = "builtin",
     overwrite: bool = False,
     metadata: ArchiveMetadata | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Generator[Progress, None, PackReport]:
     """Write all tiles of `source` to the PMTiles archive `output`, yielding how far it is.
 
+    `environment` is what the command is given, this process's own by default.
     `metadata` stands in for the source's own; the command line packer has no
     use for it and packs MBTiles only. Raises OutputExists without
     `overwrite`, ArchiveUnsuitable for a source that cannot be packed,
@@ -73,7 +75,7 @@ def pack(
     if output.exists() and not overwrite and not is_ours(output):
         raise OutputExists(output)
     if packer == "cli":
-        return (yield from _pack_by_command(source, output))
+        return (yield from _pack_by_command(source, output, environment))
     return (yield from _pack(source, output, metadata or source.metadata))
 
 
@@ -145,7 +147,9 @@ def _command() -> str:
     return command
 
 
-def _pack_by_command(source: TileReader, output: Path) -> Generator[Progress, None, PackReport]:
+def _pack_by_command(
+    source: TileReader, output: Path, environment: Mapping[str, str] | None
+) -> Generator[Progress, None, PackReport]:
     command = _command()
     if source.path.suffix.lower() != ".mbtiles":
         raise ArchiveUnsuitable(source.path, "the pmtiles command packs .mbtiles files only")
@@ -158,7 +162,7 @@ def _pack_by_command(source: TileReader, output: Path) -> Generator[Progress, No
     ):
         packed = Path(folder) / "packed.pmtiles"
         arguments = [command, "convert", str(source.path.absolute()), str(packed), "--tmpdir", folder]
-        for size in _running(arguments, Path(folder), output):
+        for size in _running(arguments, Path(folder), output, environment):
             yield Progress("pack", 0, total, "tiles", size)
         tiles = _checked(packed, total)
         size = packed.stat().st_size
@@ -181,12 +185,18 @@ def _checked(packed: Path, total: int) -> int:
     return tiles
 
 
-def _running(arguments: list[str], folder: Path, output: Path) -> Iterator[int]:
+def _running(
+    arguments: list[str], folder: Path, output: Path, environment: Mapping[str, str] | None
+) -> Iterator[int]:
     """Run a command, yielding the bytes in its folder now and then; it ends with the iterator."""
     with (folder / "log").open("w+b") as log:
         try:
             process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
             )
         except OSError as error:
             raise PackerUnavailable(f"the pmtiles command does not start ({error})") from error

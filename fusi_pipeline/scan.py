@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -63,10 +63,6 @@ class ScanReport:
     """Valid pixels among all, 0..1."""
     bounds_csv: Path
     """Where the boxes were written; beside the index where the source folder is read-only."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the report as values that `json` can write."""
-        return {**asdict(self), "bounds_csv": str(self.bounds_csv)}
 
 
 def scan(

@@ -69,6 +69,10 @@ class Settings:
         """Return the variables that every child process is given."""
         return dict.fromkeys(("TMPDIR", "SQLITE_TMPDIR", "CPL_TMPDIR"), str(self.scratch_dir.absolute()))
 
+    def process_environment(self) -> dict[str, str]:
+        """Return this process's variables and, over them, those that every child is given."""
+        return {**os.environ, **self.child_environment()}
+
     def with_options(self, **options: object) -> Settings:
         """Return the settings with those options replaced that are not None."""
         given = {name: value for name, value in options.items() if value is not None}

@@ -641,3 +641,19 @@ def test_a_lowest_zoom_above_the_base_zoom_says_which_that_is(fusi: Fusi) -> Non
     assert answer.code == 2
     (line,) = answer.said
     assert "base zoom of source 'hills'" in line
+
+
+@pytest.mark.parametrize("own", [None, "own"], ids=["beside the output", "as the user set it"])
+def test_the_pmtiles_command_gets_its_scratch_folder(fusi: Fusi, own: str | None) -> None:
+    command = fusi.folder / "bin" / "pmtiles"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\necho TMPDIR is $TMPDIR; exit 1\n")
+    command.chmod(0o755)
+    fusi.patched.setenv("PATH", str(command.parent), prepend=":")
+    scratch = {} if own is None else {"TMPDIR": str(fusi.folder / own)}
+    words = ("pack", "output/sources/hills.mbtiles", "packed/one.pmtiles", "--packer", "cli")
+    answer = fusi(*words, **scratch)
+    assert answer.code == 1
+    (line,) = answer.said
+    assert f"TMPDIR is {fusi.folder / (own or 'packed')};" in line
+    assert not list((fusi.folder / "packed").iterdir())

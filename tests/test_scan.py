@@ -15,6 +15,7 @@ import pytest
 import rasterio
 from rasterio.warp import transform_bounds
 
+from fusi_pipeline import console
 from fusi_pipeline.errors import SourceConfigInvalid, SourceEmpty, SourcesBroken
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.scan import ScanReport, scan
@@ -118,7 +119,7 @@ def test_report_progress_and_bounds_csv(source: Source) -> None:
     assert steps == [Progress("scan", done, 4, "files", subject="alps") for done in (1, 2, 3, 4)]
     assert (report.name, report.files, report.broken, report.warnings) == ("alps", 4, (), ())
     assert (report.reused, report.valid_share, report.maxzoom) == (0, 1.0, 7)
-    told = json.loads(json.dumps(report.to_json()))
+    told = json.loads(json.dumps(console.plain(report)))
     assert told["bounds"]["left"] == report.bounds.left == pytest.approx(project(7.0, 0)[0])
     assert report.bounds_csv == source.folder / "bounds.csv"
     with report.bounds_csv.open(encoding="utf-8", newline="") as stream:
