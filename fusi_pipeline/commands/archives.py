@@ -1,0 +1,144 @@
+"""What is in an archive: show, tile, verify, preview."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fusi_pipeline import console, options
+from fusi_pipeline.console import print_facts, print_json, print_table, run, size
+from fusi_pipeline.errors import ArchiveUnsuitable, UsageError
+from fusi_pipeline.settings import Settings
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.open import open_archive
+
+
+@click.command()
+@click.argument("archive", type=options.PATH)
+@options.as_json
+def show(archive: Path, as_json: bool) -> None:
+    """Show what an archive says of itself, and its tiles by zoom."""
+    with open_archive(archive) as reader:
+        metadata, counts = reader.metadata, reader.counts()
+    facts: dict[str, object] = {
+        "path": archive,
+        "bytes": archive.stat().st_size,
+        "tiles": sum(counts.values()),
+        "tiles_by_zoom": counts,
+        "metadata": metadata,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    lon, lat, zoom = metadata.center
+    print_facts(
+        [
+            ("archive", archive),
+            ("size", size(archive.stat().st_size)),
+            ("name", metadata.name),
+            ("description", metadata.description or "-"),
+            ("attribution", metadata.attribution or "-"),
+            ("encoding", f"{metadata.encoding or '-'}, {metadata.format}, {metadata.tile_size} px"),
+            ("bounds", metadata.bounds),
+            ("center", f"{lon:.6g},{lat:.6g} at zoom {zoom}"),
+            ("zooms", f"{metadata.minzoom}..{metadata.maxzoom}"),
+            *((key, console.plain(value)) for key, value in metadata.extra.items()),
+        ]
+    )
+    print_table(("zoom", "tiles"), list(counts.items()))
+
+
+@click.command()
+@click.argument("archive", type=options.PATH)
+@click.argument("z", type=int)
+@click.argument("x", type=int)
+@click.argument("y", type=int)
+@click.option("-o", "--output", type=options.PATH, help="Write the tile's bytes to this file.")
+@click.option("--elevation", type=options.Position(), help="Print the height at this position of the tile.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@options.as_json
+def tile(
+    archive: Path,
+    z: int,
+    x: int,
+    y: int,
+    output: Path | None,
+    elevation: tuple[float, float] | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Print a tile's bytes (to a file or pipe), what it holds (to a terminal), or a height in it."""
+    from fusi_pipeline import tile_facts
+
+    if not (0 <= z <= grid.MAX_ZOOM and 0 <= x < 1 << z and 0 <= y < 1 << z):
+        raise UsageError(
+            f"tile {z}/{x}/{y}: not on the grid, whose columns and rows at zoom z are 0..2^z - 1"
+        )
+    wanted = Tile(z, x, y)
+    with open_archive(archive) as reader:
+        data = reader.read(wanted)
+        if data is None:
+            raise ArchiveUnsuitable(archive, f"has no tile {wanted}; `fusi show` lists its zooms and bounds")
+        if elevation is not None:
+            height = tile_facts.height_at(reader, wanted, *elevation)
+            print_json({"elevation_m": height}) if as_json else click.echo(tile_facts.said(height))
+            return
+        if output is not None:
+            tile_facts.write(data, output, archive, overwrite=overwrite)
+        elif as_json or sys.stdout.isatty():
+            facts = tile_facts.facts(reader, wanted)
+            print_json(facts) if as_json else print_facts(list(facts.items()))
+        else:
+            sys.stdout.buffer.write(data)
+
+
+@click.command()
+@click.argument("archive", type=options.PATH)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Tiles to decode, spread over the archive; 0 for every one.",
+)
+@options.progress
+@options.as_json
+@options.settled
+def verify(archive: Path, sample: int, settings: Settings, as_json: bool) -> None:
+    """Check an archive: its structure from its bytes, and that its tiles are what they should be."""
+    from fusi_pipeline.verify import verify as checking
+
+    report = run(checking(archive, sample=sample), settings.progress_interval_s)
+    if as_json:
+        print_json(report)
+    else:
+        heights = "-" if report.minimum_m is None else f"{report.minimum_m:g} .. {report.maximum_m:g} m"
+        print_facts(
+            [
+                ("archive", archive),
+                ("tiles", f"{report.tiles}, {report.decoded} decoded"),
+                ("heights", heights),
+                ("pmtiles verify", report.second_opinion),
+                ("verdict", "sound" if report.sound else f"{len(report.problems)} problems"),
+            ]
+        )
+        for problem in report.problems:
+            click.echo(f"  {problem}")
+    if not report.sound:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("archive", type=options.PATH)
+@click.argument("output", type=options.PATH)
+@click.option("--max-px", type=click.IntRange(16, 8192), default=1600, show_default=True, help="Longer side.")
+@options.overwrite
+def preview(archive: Path, output: Path, max_px: int, overwrite: bool) -> None:
+    """Draw a shaded picture (PNG) of an archive's heights."""
+    from fusi_pipeline.preview import write_preview
+
+    width, height = write_preview(archive, output, max_px=max_px, overwrite=overwrite)
+    click.echo(f"{output}: {width} x {height} px")

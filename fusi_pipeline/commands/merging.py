@@ -1,0 +1,82 @@
+"""Archives to one archive: merge, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusi_pipeline import options
+from fusi_pipeline.console import duration, print_json, run, size
+from fusi_pipeline.publish import MergeReport, merge_archives
+from fusi_pipeline.settings import Settings
+from fusi_pipeline.tiles.open import open_archive
+
+
+@click.command()
+@click.argument("archives", nargs=-1, required=True, type=options.PATH, metavar="ARCHIVE...")
+@click.option("-o", "--output", required=True, type=options.PATH, help="The PMTiles to write.")
+@options.merge_mode
+@options.processes
+@options.overwrite
+@options.as_json
+@options.settled
+def merge(
+    archives: tuple[Path, ...],
+    output: Path,
+    mode: str,
+    settings: Settings,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Merge archives pixel by pixel into one PMTiles, the first with precedence."""
+    settings = settings.with_options(scratch=settings.scratch or output.parent / "tmp")
+    work = merge_archives(archives, output, settings, mode=mode, overwrite=overwrite)
+    report = run(work, settings.progress_interval_s)
+    print_json(report) if as_json else print_merge(report)
+
+
+@click.command()
+@click.argument("archive", type=options.PATH)
+@click.argument("output", type=options.PATH)
+@click.option(
+    "--packer",
+    type=click.Choice(("builtin", "cli")),
+    default="builtin",
+    show_default=True,
+    help="fusi's own, or the pmtiles command.",
+)
+@options.progress
+@options.overwrite
+@options.as_json
+@options.settled
+def pack(
+    archive: Path, output: Path, packer: str, settings: Settings, overwrite: bool, as_json: bool
+) -> None:
+    """Pack the tiles of an MBTiles into a PMTiles as they are."""
+    from fusi_pipeline.pack import pack as packing
+
+    settings = settings.with_options(scratch=settings.scratch or output.absolute().parent)
+    with open_archive(archive) as reader:
+        work = packing(
+            reader,
+            output,
+            packer=packer,  # type: ignore[arg-type]
+            overwrite=overwrite,
+            environment=settings.process_environment(),
+        )
+        report = run(work, settings.progress_interval_s)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"{output}: {report.tiles} tiles, {size(report.bytes)}")
+
+
+def print_merge(report: MergeReport) -> None:
+    """Print what a merge did, in one line."""
+    done = f"{report.merged} merged, {report.copied} copied" if report.changed else "unchanged"
+    zooms = f"{report.metadata.minzoom}..{report.metadata.maxzoom}"
+    click.echo(
+        f"{report.path}: {report.tiles} tiles of zooms {zooms} ({done}), "
+        f"{size(report.bytes)}, {duration(report.seconds)}"
+    )
