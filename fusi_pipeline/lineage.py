@@ -52,7 +52,8 @@ def encode(first: Pixels, second: Pixels, share: npt.NDArray[np.float32]) -> Pix
 
 def decode(pixels: Pixels) -> tuple[Pixels, Pixels, npt.NDArray[np.float32]]:
     """Return (first, second, share of the second in 0..1), arrays of shape (rows, cols)."""
-    return pixels[..., 0], pixels[..., 1], pixels[..., 2].astype(np.float32) / SHARE_UNITS
+    share = pixels[..., 2].astype(np.float32) / np.float32(SHARE_UNITS)
+    return pixels[..., 0], pixels[..., 1], share.astype(np.float32)
 
 
 def color(index: int) -> str:
