@@ -16,7 +16,7 @@ from fusi_pipeline.plan import Block
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, united
 from fusi_pipeline.tiles import native, resample
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord
+from fusi_pipeline.tiles.mbtiles import BlockRecord, digests_of
 from fusi_pipeline.tiles.resample import Heights
 
 native.warm_up()
@@ -84,7 +84,7 @@ def _made(
     tiles: Sequence[tuple[Tile, bytes]],
 ) -> Made:
     size = sum(len(data) for _, data in tiles)
-    return Made(BlockRecord(tile, key, len(tiles), size, extent, packed), tuple(tiles))
+    return Made(BlockRecord(tile, key, len(tiles), size, extent, packed, digests_of(tiles)), tuple(tiles))
 
 
 def _clip(heights: Heights, block: Block, levels: int) -> None:

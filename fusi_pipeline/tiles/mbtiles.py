@@ -8,6 +8,7 @@ after a crash the ledger tells exactly what is there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -31,7 +32,7 @@ from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 PARTIAL_SUFFIX = ".partial"
 _APPLICATION_ID = 0x4D504258
-_LEDGER_VERSION = 1
+_LEDGER_VERSION = 2
 _PAGE_SIZE = 16384
 _TRUE_BOUNDS = "bounds"
 _CHANGE_COUNTERS = (24, 92)
@@ -48,7 +49,8 @@ CREATE TABLE fusi_blocks (
     tiles INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     extent TEXT,
-    overview BLOB
+    overview BLOB,
+    digests BLOB NOT NULL
 );
 CREATE INDEX fusi_blocks_key ON fusi_blocks (key);
 CREATE INDEX fusi_blocks_tile ON fusi_blocks (z, x, y);
@@ -71,6 +73,23 @@ class BlockRecord:
     """(first column, first row, last column + 1, last row + 1) of its valid pixels at the base zoom."""
     overview: bytes | None
     """Its heights at half the resolution of its own tile, packed, for the overviews above."""
+    digests: bytes = b""
+    """A hash of each of its tiles, packed (see `digests_of`)."""
+
+
+DIGESTS = np.dtype([("z", "u1"), ("x", "<u4"), ("y", "<u4"), ("digest", "V16")])
+"""A tile and the BLAKE2b hash, 16 bytes, of its bytes in the archive."""
+
+
+def digest_of(data: bytes) -> bytes:
+    """Return the hash of a tile's bytes, 16 bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def digests_of(tiles: Iterable[tuple[Tile, bytes]]) -> bytes:
+    """Return the hash of each tile, packed as DIGESTS, in the order given."""
+    rows = [(tile.z, tile.x, tile.y, digest_of(data)) for tile, data in tiles]
+    return np.array(rows, dtype=DIGESTS).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +173,7 @@ class MBTilesWriter:
         """Return the packed overview and the extent of a committed block; (None, None) without one."""
         with sqlite_errors(self.partial):
             row = self._connection.execute(
-                "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
+                "SELECT z, x, y, key, tiles, bytes, extent, overview, digests FROM fusi_blocks"
                 " WHERE z = ? AND x = ? AND y = ?",
                 (tile.z, tile.x, tile.y),
             ).fetchone()
@@ -175,7 +194,7 @@ class MBTilesWriter:
             try:
                 self._insert(tiles)
                 self._connection.execute(
-                    "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (self._position + 1, *_row(record)),
                 )
                 self._connection.execute("COMMIT")
@@ -341,6 +360,12 @@ class MBTilesReader:
             with self._readable():
                 yield from _ledger(self._connection, False)
 
+    def digests(self) -> Iterator[npt.NDArray[np.void]]:
+        """Yield the hashes of the tiles of each block as the ledger has them, arrays of dtype DIGESTS."""
+        if self.has_ledger:
+            for (packed,) in self._query("SELECT digests FROM fusi_blocks ORDER BY position", ()):
+                yield np.frombuffer(packed, dtype=DIGESTS)
+
     @property
     def has_ledger(self) -> bool:
         """Whether fusi wrote the archive, at a version whose ledger can be read."""
@@ -351,7 +376,7 @@ class MBTilesReader:
     def block(self, tile: Tile, key: str) -> BlockRecord | None:
         """Return a block of the ledger, with its overview, where its key is `key`."""
         rows = self._query(
-            "SELECT z, x, y, key, tiles, bytes, extent, overview FROM fusi_blocks"
+            "SELECT z, x, y, key, tiles, bytes, extent, overview, digests FROM fusi_blocks"
             " WHERE z = ? AND x = ? AND y = ? AND key = ?",
             (tile.z, tile.x, tile.y, key),
         )
@@ -427,16 +452,17 @@ def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
 def _row(record: BlockRecord) -> tuple[object, ...]:
     extent = None if record.extent is None else ",".join(str(value) for value in record.extent)
     tile = record.tile
-    return tile.z, tile.x, tile.y, record.key, record.tiles, record.size_bytes, extent, record.overview
+    facts = (tile.z, tile.x, tile.y, record.key, record.tiles, record.size_bytes)
+    return *facts, extent, record.overview, record.digests
 
 
-def _record(row: tuple[int, int, int, str, int, int, str | None, bytes | None]) -> BlockRecord:
-    z, x, y, key, tiles, size, text, overview = row
+def _record(row: tuple[int, int, int, str, int, int, str | None, bytes | None, bytes]) -> BlockRecord:
+    z, x, y, key, tiles, size, text, overview, digests = row
     extent = None
     if text is not None:
         left, top, right, bottom = (int(part) for part in text.split(","))
         extent = (left, top, right, bottom)
-    return BlockRecord(Tile(z, x, y), key, tiles, size, extent, overview)
+    return BlockRecord(Tile(z, x, y), key, tiles, size, extent, overview, digests)
 
 
 def _read(connection: sqlite3.Connection, tile: Tile) -> bytes | None:
@@ -450,7 +476,7 @@ def _read(connection: sqlite3.Connection, tile: Tile) -> bytes | None:
 def _ledger(connection: sqlite3.Connection, overviews: bool) -> Iterator[BlockRecord]:
     overview = "overview" if overviews else "NULL"
     rows = connection.execute(
-        f"SELECT z, x, y, key, tiles, bytes, extent, {overview} FROM fusi_blocks ORDER BY position"
+        f"SELECT z, x, y, key, tiles, bytes, extent, {overview}, digests FROM fusi_blocks ORDER BY position"
     )
     return (_record(row) for row in rows)
 
