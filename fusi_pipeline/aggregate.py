@@ -80,10 +80,11 @@ def estimate_source(
 ) -> Generator[Progress, None, Estimate]:
     """Return what building a source will take, scanned first where its index is stale."""
     yield from index_source(name, settings, skip_broken=skip_broken)
-    config = read_config(source_folder(settings.source_store, name))
+    folder = source_folder(settings.source_store, name)
+    config = read_config(folder)
     cache_mib = settings.gdal_cache_mib
     with SourceIndex(settings.index_path(name)) as index:
-        plan = plan_source(name, config, index, options or BuildOptions())
+        plan = plan_source(name, config, index, options or BuildOptions(), folder=folder)
         workers = workers_for(settings.memory_mb, settings.workers, cache_mib)
         return estimate(plan, index, workers, cache_mib)
 
@@ -95,6 +96,9 @@ def aggregate(
     options: BuildOptions | None = None,
     *,
     mode: str = "priority",
+    feather_m: float = 0.0,
+    lineage_output: Path | None = None,
+    keep_ledger: bool = True,
     keep_intermediates: bool = True,
     skip_broken: bool = False,
     overwrite: bool = False,
@@ -117,7 +121,14 @@ def aggregate(
             (yield from build_source(name, settings, options, skip_broken=skip_broken, overwrite=overwrite))
         )
     merged = yield from merge_archives(
-        [report.path for report in builds], output, settings, mode=mode, overwrite=overwrite
+        [report.path for report in builds],
+        output,
+        settings,
+        mode=mode,
+        feather_m=feather_m,
+        lineage_output=lineage_output,
+        overwrite=overwrite,
+        keep_ledger=keep_ledger,
     )
     if not keep_intermediates:
         for report in builds:
@@ -154,7 +165,7 @@ def convert(
         (folder / path.name).symlink_to(path.resolve())
     inner = settings.with_options(source_store=work / "source-store", output_dir=work)
     try:
-        report = yield from aggregate([name], output, inner, options, overwrite=overwrite)
+        report = yield from aggregate([name], output, inner, options, overwrite=overwrite, keep_ledger=False)
     except SourcesBroken as error:
         shutil.rmtree(work)
         raise RasterUnusable(raster, error.problems[0][1]) from error

@@ -133,6 +133,25 @@ class ArchiveUnsuitable(FusiError):
         super().__init__(f"{path}: {reason}")
 
 
+class ExtraMissing(FusiError):
+    """Something was asked for that needs a package which is only installed on request."""
+
+    def __init__(self, what: str, package: str, extra: str, instead: str) -> None:
+        super().__init__(
+            f"{what} needs {package}, which is not installed; install fusi[{extra}], or {instead}"
+        )
+
+
+class LineageMissing(FusiError):
+    """An archive has no lineage to tell its sources from."""
+
+    def __init__(self, path: Path, named: Path | None) -> None:
+        found = f"its lineage {named} is not there, or of another merge" if named else "it names no lineage"
+        super().__init__(
+            f"{path}: {found}; `fusi merge ... --lineage OUT` writes one, and it may also be named itself"
+        )
+
+
 class TileCorrupt(FusiError):
     """A tile of an archive does not decode to what it should be."""
 
@@ -198,6 +217,14 @@ class PackerUnavailable(FusiError):
         super().__init__(f"--packer cli: {reason}; install the pmtiles command or use --packer builtin")
 
 
+class AddressUnavailable(FusiError):
+    """A server cannot listen where it was told to."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        remedy = "--port auto takes a free one" if port else "give another --host"
+        super().__init__(f"{host}:{port or 'auto'}: cannot listen there: {reason}; {remedy}")
+
+
 class Interrupted(BaseException):
     """The run was asked to stop (Ctrl-C or SIGTERM); committed work is kept.
 
@@ -210,6 +237,53 @@ class SourceConfigInvalid(UsageError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
+
+
+class InputOptionsInvalid(UsageError):
+    """The file that lists the inputs of a merge cannot be read or says something that cannot be used."""
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class CutLineInvalid(UsageError):
+    """The cut line of an input is no GeoJSON of areas."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; a cut line is a GeoJSON file of polygons in degrees")
+
+
+class GeoidGridMissing(FusiError):
+    """Heights cannot be converted because a grid that this takes is not on the disk."""
+
+    def __init__(self, source: str, grid: str, remedy: str, what: str = "") -> None:
+        way = f" to convert heights {what}" if what else ""
+        super().__init__(f"source {source!r}: the grid {grid}{way} is missing; {remedy}")
+
+
+class OutsideGeoidGrid(FusiError):
+    """A height lies where the conversion that is asked for has no value."""
+
+    def __init__(self, source: str, what: str, lon: float, lat: float, file: str = "") -> None:
+        where = f"{file}, " if file else ""
+        super().__init__(
+            f"source {source!r}: {where}longitude {lon:.6f}, latitude {lat:.6f}: no value there to "
+            f"convert heights ({what}); use a grid that covers the data, or leave it out with --bbox"
+        )
+
+
+class HeightsInconvertible(FusiError):
+    """The conversion of heights that a source asks for cannot be made."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"source {source!r}: heights cannot be converted: {reason}")
+
+
+class HeightsUndeclared(UsageError):
+    """Heights are to be converted, but what they are counted from is not known, or contradicts the wish."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"source {source!r}: {reason}")
 
 
 class SourceIndexInvalid(FusiError):

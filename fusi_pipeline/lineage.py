@@ -10,6 +10,7 @@ legend of the archive says what they stand for.
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ MOST_SOURCES = 255
 SHARE_UNITS = 255
 """The blue that stands for a share of 1."""
 _GOLDEN_TURN = 0.61803398875
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,8 +47,11 @@ class LegendEntry:
 
 
 def encode(first: Pixels, second: Pixels, share: npt.NDArray[np.float32]) -> Pixels:
-    """Return lineage pixels, shape (rows, cols, 3), from indices and the second source's share in 0..1."""
-    blue = np.where(second > 0, np.rint(share * SHARE_UNITS), 0)
+    """Return lineage pixels, shape (rows, cols, 3), from indices and the second source's share in 0..1.
+
+    A share is rounded to 1/255, but never to 0, as that would say that nothing is blended.
+    """
+    blue = np.where(second > 0, np.maximum(np.rint(share * SHARE_UNITS), 1), 0)
     return np.stack([first, second, blue.astype(np.uint8)], axis=-1)
 
 
@@ -74,7 +79,7 @@ def legend(metadata: ArchiveMetadata) -> tuple[LegendEntry, ...]:
         index, resolution = one.get("index"), one.get("resolution_m")
         if isinstance(index, int) and 1 <= index <= MOST_SOURCES:
             texts = {key: str(one.get(key) or "") for key in _TEXTS}
-            texts["color"] = texts["color"] or color(index)
+            texts["color"] = texts["color"] if _COLOR.fullmatch(texts["color"]) else color(index)
             number = float(resolution) if isinstance(resolution, int | float) else None
             entries.append(LegendEntry(index=index, resolution_m=number, **texts))
     return tuple(sorted(entries, key=lambda entry: entry.index))
@@ -87,10 +92,13 @@ def picture(pixels: Pixels, entries: Sequence[LegendEntry]) -> Pixels:
     """Return a picture of lineage pixels in the legend's colours, shape (rows, cols, 4).
 
     Blended pixels are mixed by their share; pixels without a source are transparent.
+    An index that is not among the entries has its own `color`.
     """
+    colors = {index: color(index) for index in range(1, MOST_SOURCES + 1)}
+    colors.update({entry.index: entry.color for entry in entries})
     table = np.zeros((MOST_SOURCES + 1, 3), dtype=np.float32)
-    for entry in entries:
-        table[entry.index] = tuple(bytes.fromhex(entry.color.removeprefix("#")))
+    for index, text in colors.items():
+        table[index] = tuple(bytes.fromhex(text.removeprefix("#")))
     first, second, share = decode(pixels)
     mixed = table[first] + (table[second] - table[first]) * share[..., None]
     alpha = np.where(first > 0, 255, 0)[..., None]

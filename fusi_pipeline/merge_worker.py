@@ -1,137 +1,138 @@
-"""What a worker process does in a merge: the tiles of one cell, each copied, merged or flattened.
-
-A source without a tile at a zoom above its own takes part through its ancestor
-tile, interpolated together with the ancestor's neighbours, so that nothing
-shows at tile borders.
-"""
+"""What a worker process does in a merge: tiles copied, merged or flattened, and their lineage."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
-from fusi_pipeline import merge
-from fusi_pipeline.errors import TileCorrupt
-from fusi_pipeline.overzoom import overzoom
-from fusi_pipeline.tasks import CHOICE, COPIED, Made, MergeCell, MergeContext
+from fusi_pipeline import feather, lineage, merge
+from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade, TileTask
+from fusi_pipeline.terrain_input import Cache, TerrainInput
 from fusi_pipeline.tiles import terrarium
-from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
-from fusi_pipeline.tiles.image import ImageInvalid, decode_webp, encode_webp
-from fusi_pipeline.tiles.mbtiles import BlockRecord
-from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.image import encode_webp
 from fusi_pipeline.tiles.resample import Heights
-
-_CACHED_TILES = 48
-"""Decoded ancestor tiles kept by a worker for all its inputs, 1 MiB each."""
-
-
-_Decoded = OrderedDict[tuple[Path, Tile], Heights | None]
-
-
-class _Input:
-    """One archive that takes part in the merge; `decoded` is a cache that all inputs share."""
-
-    def __init__(self, reader: TileReader, decoded: _Decoded) -> None:
-        self.reader = reader
-        self.maxzoom = reader.metadata.maxzoom
-        self._decoded = decoded
-
-    def heights(self, tile: Tile, data: bytes) -> Heights:
-        """Return the decoded heights of a tile. Raises TileCorrupt."""
-        try:
-            pixels = decode_webp(data)
-        except ImageInvalid as error:
-            raise TileCorrupt(self.reader.path, tile, str(error)) from error
-        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
-            size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
-            raise TileCorrupt(self.reader.path, tile, f"it is {size}, not {TILE_SIZE_PX} x {TILE_SIZE_PX}")
-        return terrarium.decode(pixels)
-
-    def cached(self, tile: Tile) -> Heights | None:
-        """Return the heights of a tile that will be asked for again, or None where there is none."""
-        key = (self.reader.path, tile)
-        if key in self._decoded:
-            self._decoded.move_to_end(key)
-            return self._decoded[key]
-        data = self.reader.read(tile)
-        heights = None if data is None else self.heights(tile, data)
-        self._decoded[key] = heights
-        if len(self._decoded) > _CACHED_TILES:
-            self._decoded.popitem(last=False)
-        return heights
 
 
 class _Worker:
     """A worker's own state: the open archives."""
 
     def __init__(self, context: MergeContext) -> None:
-        self.mode = context.mode
+        self.context = context
         self._stack = ExitStack()
-        decoded: _Decoded = OrderedDict()
-        readers = [self._stack.enter_context(open_archive(path)) for path in context.inputs]
-        self.inputs = [_Input(reader, decoded) for reader in readers]
+        decoded: Cache = OrderedDict()
+        self.inputs = [
+            self._stack.enter_context(TerrainInput(options, number, decoded))
+            for number, options in enumerate(context.inputs)
+        ]
 
 
 _worker: _Worker | None = None
 
 
 def start(context: MergeContext) -> None:
-    """Prepare this process for the cells of one merge."""
+    """Prepare this process for the tiles of one merge."""
     global _worker
     _worker = _Worker(context)
 
 
-def merge_cell(cell: MergeCell) -> Made:
-    """Return the tiles of a cell that had to be encoded, and how each of its tiles came about.
-
-    The record's `overview` holds a number (CHOICE) for each tile of the cell, in
-    order: 0 encoded here, COPIED + i copied from input i.
-    """
+def merge_tiles(task: MergeTask) -> tuple[TileMade, ...]:
+    """Return what became of each tile, in order."""
     assert _worker is not None, "start() has not run in this process"
-    tiles: list[tuple[Tile, bytes]] = []
-    choices: list[int] = []
-    for x, y in cell.coordinates.tolist():
-        tile = Tile(cell.z, x, y)
-        choice, data = _merge_tile(_worker, tile)
-        choices.append(choice)
-        if data is not None:
-            tiles.append((tile, data))
-    size = sum(len(data) for _, data in tiles)
-    packed = np.array(choices, dtype=CHOICE).tobytes()
-    return Made(BlockRecord(cell.tile, cell.key, len(tiles), size, None, packed), tuple(tiles))
+    return tuple(_tile_made(_worker, one) for one in task.tiles)
 
 
-def _merge_tile(worker: _Worker, tile: Tile) -> tuple[int, bytes | None]:
-    """Return (COPIED + input, None) for a tile to be copied, or (0, bytes) for one encoded here."""
-    copies: list[int] = []
+def _tile_made(worker: _Worker, task: TileTask) -> TileMade:
+    layers, ordinals = [], []
+    for ordinal, (number, levels) in enumerate(task.contributors):
+        heights = worker.inputs[number].layer(task.tile, levels)
+        if heights is None:
+            continue
+        layers.append(heights)
+        ordinals.append(ordinal)
+        if worker.context.mode == "priority" and not np.isnan(heights).any():
+            break
+    if not layers:
+        return TileMade(ABSENT, (0,) * len(task.contributors), None, None)
+    merged = _merged(worker, task, layers, ordinals)
+    counts = [0] * len(task.contributors)
+    for ordinal, count in zip(ordinals, merged.counts(len(layers)), strict=True):
+        counts[ordinal] = count
+    if not any(counts):
+        return TileMade(ABSENT, tuple(counts), None, None)
+    choice = _choice(worker, task, counts)
+    terrain = _terrain(merged.heights, task.tile) if choice == ENCODED and task.terrain else None
+    made = _lineage(merged, [task.contributors[one][0] for one in ordinals]) if task.lineage else None
+    return TileMade(choice, tuple(counts), terrain, made)
 
-    def layers() -> Iterator[Heights]:
-        for number, one in enumerate(worker.inputs):
-            if tile.z > one.maxzoom:
-                heights = overzoom(tile, tile.z - one.maxzoom, one.cached)
-                if heights is not None:
-                    copies.append(-1)
-                    yield heights
-                continue
-            data = one.reader.read(tile)
-            if data is not None:
-                heights = one.heights(tile, data)
-                copies.append(-1 if np.isnan(heights).any() else number)
-                yield heights
 
-    merged = _merged(layers(), worker.mode)
-    if len(copies) == 1 and copies[0] >= 0:
-        return COPIED + copies[0], None
-    pixels = terrarium.encode(np.nan_to_num(merged, nan=0.0), tile.z)
+def _merged(worker: _Worker, task: TileTask, layers: list[Heights], ordinals: list[int]) -> merge.Merged:
+    mode, width_m = worker.context.mode, worker.context.feather_m
+    if mode != "feather":
+        return merge.combined(layers, mode)
+    if len(layers) == 1:
+        return merge.filled(layers)
+    shares = [
+        _shares(
+            worker.inputs[task.contributors[ordinal][0]],
+            task.tile,
+            width_m,
+            layers[index],
+            layers[index + 1 :],
+        )
+        for index, ordinal in enumerate(ordinals[:-1])
+    ]
+    return merge.feathered(layers, [*shares, None], terrarium.step_m(task.tile.z))
+
+
+def _shares(
+    one: TerrainInput, tile: Tile, width_m: float, layer: Heights, below: list[Heights]
+) -> npt.NDArray[np.float32] | None:
+    """Return the share of a layer over those below it, pixel by pixel; None for 1 everywhere."""
+    valid = ~np.isnan(layer)
+    if not any((valid & ~np.isnan(other)).any() for other in below):
+        return None
+
+    def valid_of(other: Tile) -> npt.NDArray[np.bool_] | None:
+        if other == tile:
+            return valid
+        heights = one.layer(other)
+        return None if heights is None else ~np.isnan(heights)
+
+    return feather.weights(tile, width_m, valid_of)
+
+
+def _choice(worker: _Worker, task: TileTask, counts: list[int]) -> int:
+    """Return whether a tile may be copied: one input alone decides every pixel, as it is stored."""
+    taking_part = [ordinal for ordinal, count in enumerate(counts) if count]
+    if len(taking_part) == 1 and counts[taking_part[0]] == TILE_SIZE_PX**2:
+        number, levels = task.contributors[taking_part[0]]
+        if not levels and worker.inputs[number].copyable(task.tile):
+            return COPIED + taking_part[0]
+    return ENCODED
+
+
+def _terrain(heights: Heights, tile: Tile) -> bytes:
+    pixels = terrarium.encode(np.nan_to_num(heights, nan=0.0), tile.z)
     assert pixels is not None, "no pixel is missing once 0 m has taken its place"
-    return 0, encode_webp(pixels)
+    return encode_webp(pixels)
 
 
-def _merged(layers: Iterator[Heights], mode: str) -> Heights:
-    """Return the layers merged; with `priority`, layers below a complete one are not even decoded."""
-    return merge.filled(layers) if mode == "priority" else merge.combined(list(layers), mode)
+def _lineage(merged: merge.Merged, numbers: list[int]) -> bytes:
+    """Return a lineage tile; `numbers` are the inputs that the layers stand for."""
+    if len(numbers) == 1 and merged.first.all():
+        return _uniform_lineage(numbers[0] + 1)
+    indices = np.array([0, *(number + 1 for number in numbers)], dtype=np.uint8)
+    return encode_webp(lineage.encode(indices[merged.first], indices[merged.second], merged.share))
+
+
+@cache
+def _uniform_lineage(index: int) -> bytes:
+    """Return the lineage tile that names one source everywhere."""
+    pixels = np.zeros((TILE_SIZE_PX, TILE_SIZE_PX, 3), dtype=np.uint8)
+    pixels[..., 0] = index
+    return encode_webp(pixels)

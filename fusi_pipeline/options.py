@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from fusi_pipeline.errors import ZoomInvalid
+from fusi_pipeline.errors import UsageError, ZoomInvalid
 from fusi_pipeline.merge import MODES
 from fusi_pipeline.plan import BuildOptions
 from fusi_pipeline.settings import settings_from
@@ -104,9 +105,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the report
 skip_broken = click.option("--skip-broken", is_flag=True, help="Leave out files that cannot be used.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a file that fusi did not write.")
 names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
-merge_mode = click.option(
-    "--mode", type=click.Choice(MODES), default="priority", show_default=True, help="Which height wins."
+_mode = click.option("--mode", type=click.Choice(MODES), help="Which height wins (priority).")
+_feather = click.option(
+    "--feather-m",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Metres over which an edge is blended; means --mode feather.",
 )
+_lineage = click.option(
+    "--lineage",
+    type=PATH,
+    help="Also write which source each pixel is from: a PMTiles or MBTiles, by its ending.",
+)
+merge_rule = _stacked(_mode, _feather, _lineage)
 
 
 def settled(command: Callable[..., None]) -> Callable[..., None]:
@@ -127,6 +137,31 @@ def settled(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _SETTING_OPTIONS = ("source_store", "output_dir", "workers", "memory_mb", "warp_threads")
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """How a merge is to be done."""
+
+    mode: str
+    feather_m: float
+    lineage: Path | None
+
+
+def ruled(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand a command its `MergeRule`, from the options of `merge_rule`."""
+
+    @functools.wraps(command)
+    def with_rule(**options: Any) -> None:
+        mode, feather_m = options.pop("mode"), options.pop("feather_m")
+        if feather_m is not None and mode not in (None, "feather"):
+            raise UsageError(f"--feather-m goes with --mode feather, not with --mode {mode}")
+        if feather_m is None and mode == "feather":
+            raise UsageError("--mode feather needs the width of the band: --feather-m METRES")
+        mode = mode or ("priority" if feather_m is None else "feather")
+        command(rule=MergeRule(mode, feather_m or 0.0, options.pop("lineage")), **options)
+
+    return with_rule
 
 
 def options_from(min_zoom: int | None, max_zoom: int | None, bbox: Bounds | None) -> BuildOptions:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.pixel_grid import PixelGridKey
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import BlockRecord
+from fusi_pipeline.vertical import UNCONVERTED, Conversion
 
-COPIED = 1
-"""A merge's choice for a tile: COPIED + i is a copy of input i's, anything lower was encoded anew."""
-CHOICE = np.dtype("<u2")
-"""How choices are kept in the ledger of a merge."""
+ABSENT, ENCODED, COPIED = -1, 0, 1
+"""What a merge does for a tile: nothing, as no input has a height; encode it; copy it as it is."""
 Extent = tuple[int, int, int, int]
 """(first column, first row, last column + 1, last row + 1) on the pixel grid of the base zoom."""
 
@@ -29,6 +26,8 @@ class WarpParameters:
     offset_m: float = 0.0
     averaged: frozenset[PixelGridKey] = frozenset()
     """The pixel grids finer than the target by enough to be averaged."""
+    vertical: Conversion = UNCONVERTED
+    """What is added to heights after the factor and the offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +68,45 @@ class Made:
 class MergeContext:
     """What all cells of one merge have in common."""
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[InputOptions, ...]
     """The archives, the one with precedence first."""
     mode: str
+    feather_m: float
 
 
 @dataclass(frozen=True, slots=True)
-class MergeCell:
-    """Neighbouring tiles of one zoom that are merged together."""
+class TileTask:
+    """One tile to merge."""
 
     tile: Tile
-    """The tile, some zooms up, that holds them all."""
-    z: int
-    key: str
-    coordinates: npt.NDArray[np.int64]
-    """Columns and rows of the tiles, shape (n, 2), row by row."""
+    contributors: tuple[tuple[int, int], ...]
+    """Number of each input that may have heights for it, and how many zooms above it they are found."""
+    terrain: bool
+    lineage: bool
+    """Whether the tile's heights, and its lineage, are wanted as bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """Tiles of one zoom that lie close together and are merged by one worker."""
+
+    cell: Tile
+    tiles: tuple[TileTask, ...]
 
     def __str__(self) -> str:
-        return f"the tiles of zoom {self.z} in {self.tile}"
+        return f"the tiles of zoom {self.tiles[0].tile.z} in {self.cell}"
+
+
+@dataclass(frozen=True, slots=True)
+class TileMade:
+    """What became of one tile."""
+
+    choice: int
+    """ABSENT, ENCODED, or COPIED + i for a copy of contributor i's."""
+    counts: tuple[int, ...]
+    """How many pixels each contributor decides or has a share in."""
+    terrain: bytes | None
+    lineage: bytes | None
 
 
 def united(extents: list[Extent | None]) -> Extent | None:

@@ -12,7 +12,7 @@ from fusi_pipeline import options
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.commands.merging import print_merge
 from fusi_pipeline.console import duration, print_json, print_table, run, size
-from fusi_pipeline.options import options_from
+from fusi_pipeline.options import MergeRule, options_from
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds
@@ -119,7 +119,7 @@ def build(
 @click.command()
 @options.names
 @click.option("-o", "--output", required=True, type=options.PATH, help="The PMTiles to write.")
-@options.merge_mode
+@options.merge_rule
 @click.option(
     "--keep-intermediates/--no-keep-intermediates",
     default=True,
@@ -133,10 +133,11 @@ def build(
 @options.overwrite
 @options.as_json
 @options.settled
+@options.ruled
 def aggregate(
     names: tuple[str, ...],
     output: Path,
-    mode: str,
+    rule: MergeRule,
     keep_intermediates: bool,
     settings: Settings,
     min_zoom: int | None,
@@ -152,7 +153,9 @@ def aggregate(
         output,
         settings,
         options_from(min_zoom, max_zoom, bbox),
-        mode=mode,
+        mode=rule.mode,
+        feather_m=rule.feather_m,
+        lineage_output=rule.lineage,
         keep_intermediates=keep_intermediates,
         skip_broken=skip_broken,
         overwrite=overwrite,

@@ -8,30 +8,45 @@ import click
 
 from fusi_pipeline import options
 from fusi_pipeline.console import duration, print_json, run, size
+from fusi_pipeline.input_options import inputs_from
+from fusi_pipeline.options import MergeRule
 from fusi_pipeline.publish import MergeReport, merge_archives
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles.open import open_archive
 
 
 @click.command()
-@click.argument("archives", nargs=-1, required=True, type=options.PATH, metavar="ARCHIVE...")
+@click.argument("archives", nargs=-1, type=options.PATH, metavar="[ARCHIVE]...")
 @click.option("-o", "--output", required=True, type=options.PATH, help="The PMTiles to write.")
-@options.merge_mode
+@click.option(
+    "--inputs", "listing", type=options.PATH, help="TOML file that lists archives, or tells of them."
+)
+@options.merge_rule
 @options.processes
 @options.overwrite
 @options.as_json
 @options.settled
+@options.ruled
 def merge(
     archives: tuple[Path, ...],
     output: Path,
-    mode: str,
+    listing: Path | None,
+    rule: MergeRule,
     settings: Settings,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Merge archives pixel by pixel into one PMTiles, the first with precedence."""
     settings = settings.with_options(scratch=settings.scratch or output.parent / "tmp")
-    work = merge_archives(archives, output, settings, mode=mode, overwrite=overwrite)
+    work = merge_archives(
+        inputs_from(archives, listing),
+        output,
+        settings,
+        mode=rule.mode,
+        feather_m=rule.feather_m,
+        lineage_output=rule.lineage,
+        overwrite=overwrite,
+    )
     report = run(work, settings.progress_interval_s)
     print_json(report) if as_json else print_merge(report)
 
@@ -74,9 +89,14 @@ def pack(
 
 def print_merge(report: MergeReport) -> None:
     """Print what a merge did, in one line."""
-    done = f"{report.merged} merged, {report.copied} copied" if report.changed else "unchanged"
+    parts = [f"{report.merged} merged", f"{report.copied} copied"]
+    parts += [f"{report.reused} reused"] if report.reused else []
+    parts += [f"{report.removed} removed"] if report.removed else []
+    done = ", ".join(parts) if report.changed else "unchanged"
     zooms = f"{report.metadata.minzoom}..{report.metadata.maxzoom}"
     click.echo(
         f"{report.path}: {report.tiles} tiles of zooms {zooms} ({done}), "
         f"{size(report.bytes)}, {duration(report.seconds)}"
     )
+    for warning in report.warnings:
+        click.echo(f"note: {warning}")

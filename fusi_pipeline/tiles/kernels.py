@@ -287,6 +287,65 @@ def encode(heights, stride, rows, cols, units, channels, out):
     return missing
 
 
+def distance(valid, rows, cols, top, left, height, width, above, column, sites, breaks, out):
+    """Fill `out`, (height, width), with each window pixel's distance in pixels to the nearest invalid one.
+
+    The window starts at (`top`, `left`) of `valid`, (rows, cols), 0 where invalid;
+    infinite where there is no invalid pixel. `above` holds (cols,) numbers, `column`
+    (height, cols), `sites` and `breaks` (cols + 1,). Source: Felzenszwalb and
+    Huttenlocher, "Distance transforms of sampled functions".
+    """
+    far = math.inf
+    for col in range(cols):
+        above[col] = -far
+    for row in range(min(rows, top + height)):
+        for col in range(cols):
+            if valid[row * cols + col] == 0:
+                above[col] = row
+            if row >= top:
+                column[(row - top) * cols + col] = row - above[col]
+    for col in range(cols):
+        above[col] = far
+    for row in range(rows - 1, top - 1, -1):
+        for col in range(cols):
+            if valid[row * cols + col] == 0:
+                above[col] = row
+            if row < top + height:
+                at = (row - top) * cols + col
+                column[at] = min(column[at], above[col] - row)
+    for row in range(height):
+        line = row * cols
+        last = -1
+        for col in range(cols):
+            if column[line + col] == far:
+                continue
+            f = column[line + col] * column[line + col] + float(col) * col
+            start = -far
+            while last >= 0:
+                site = int(sites[last])
+                g = column[line + site] * column[line + site] + float(site) * site
+                start = (f - g) / (2.0 * (col - site))
+                if start > breaks[last]:
+                    break
+                last -= 1
+                start = -far
+            last += 1
+            sites[last] = col
+            breaks[last] = start
+        breaks[last + 1] = far
+        at = 0
+        for col in range(left, left + width):
+            if last < 0:
+                out[row * width + col - left] = far
+                continue
+            while breaks[at + 1] < col:
+                at += 1
+            site = int(sites[at])
+            across = float(col - site)
+            down = column[line + site]
+            out[row * width + col - left] = math.sqrt(across * across + down * down)
+
+
 def decode(pixels, count, channels, out):
     """Fill `out`, `count` heights, from Terrarium pixels; return how many are missing."""
     missing = 0
@@ -309,6 +368,7 @@ SIGNATURES = {
     ),
     "halve": types.void(*_window, _f32),
     "encode": types.int64(*_window, _int, _int, _int, _u8),
+    "distance": types.void(_u8, *(_int,) * 6, _f64, _f64, _f64, _f64, _f32),
     "decode": types.int64(_u8, _int, _int, _f32),
 }
 """What `native` compiles, with the types of its arguments."""

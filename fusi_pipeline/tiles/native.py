@@ -29,6 +29,7 @@ _KERNELS = {
     "halve": (None, "piip"),
     "encode": ("i", "piiiiip"),
     "decode": ("i", "piip"),
+    "distance": (None, "piiiiiippppp"),
 }
 """Result and arguments of each kernel: p pointer, i int64, d float64."""
 _ABSENT = ("numba_gil_ensure", "numba_gil_release")

@@ -48,6 +48,19 @@ def encode(elevation_m: npt.NDArray[np.float32], z: int) -> npt.NDArray[np.uint8
     return pixels
 
 
+def decode_mapbox(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return heights of shape (rows, cols) in metres from Mapbox Terrain-RGB pixels, NaN where alpha is 0.
+
+    height = -10000 + (red * 65536 + green * 256 + blue) / 10. Source: Mapbox, "Access elevation data".
+    """
+    red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
+    code = red << 16 | green << 8 | blue
+    heights: npt.NDArray[np.float32] = (code / 10 - 10000).astype(np.float32)
+    if pixels.shape[2] == 4:
+        heights[pixels[..., 3] == 0] = np.nan
+    return heights
+
+
 def decode(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return heights of shape (rows, cols) in metres, NaN where alpha is 0.
 
@@ -57,3 +70,7 @@ def decode(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     elevation = np.empty(pixels.shape[:2], dtype=np.float32)
     kernel("decode")(pointer(pixels), elevation.size, pixels.shape[2], pointer(elevation))
     return elevation
+
+
+DECODERS = {"terrarium": decode, "mapbox": decode_mapbox}
+"""How the pixels of an archive become heights, by the encoding its metadata states."""

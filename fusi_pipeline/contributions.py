@@ -1,0 +1,189 @@
+"""Which inputs of a merge have a say in a tile, and a hash of all that decides about it.
+
+Two merges in which a tile's key is the same make the same tile, so that its
+bytes may be taken over. A key depends on the bytes of the tiles that are read
+for it, on their inputs' options and on the rule, not on the rest of the archives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fusi_pipeline import feather
+from fusi_pipeline.overzoom import tiles_read
+from fusi_pipeline.progress import Progress
+from fusi_pipeline.terrain_input import TerrainInput
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+
+_HASH_BYTES = 16
+_STRIDE = 256
+Digests = npt.NDArray[np.void]
+
+
+class TileIndex:
+    """The tiles of one input as 512 px tiles, each with a hash of what it is made of."""
+
+    def __init__(self, zooms: dict[int, tuple[npt.NDArray[np.uint64], Digests]]) -> None:
+        """`zooms` holds, for each zoom, keys (x << 32 | y) in ascending order and their hashes."""
+        self._zooms = zooms
+
+    def digest(self, tile: Tile) -> bytes | None:
+        """Return the hash of a tile, None where there is no such tile."""
+        found = self._zooms.get(tile.z)
+        if found is None:
+            return None
+        keys, digests = found
+        key = np.uint64(tile.x << 32 | tile.y)
+        at = int(keys.searchsorted(key))
+        return digests[at].tobytes() if at < len(keys) and keys[at] == key else None
+
+    def coordinates(self, z: int) -> npt.NDArray[np.int64]:
+        """Return the (x, y) of the tiles of a zoom, shape (n, 2)."""
+        keys = self._zooms[z][0] if z in self._zooms else np.empty(0, dtype=np.uint64)
+        return np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
+
+    @property
+    def zooms(self) -> list[int]:
+        """The zooms that have tiles."""
+        return sorted(self._zooms)
+
+    def identity(self) -> bytes:
+        """Return a hash of all tiles."""
+        digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+        for z in self.zooms:
+            keys, digests = self._zooms[z]
+            digest.update(f"{z}|{len(keys)}".encode() + keys.tobytes() + digests.tobytes())
+        return digest.digest()
+
+
+def indexed(one: TerrainInput) -> Generator[Progress, None, TileIndex]:
+    """Return the index of an input: from its ledger where it has one, else by reading every tile."""
+    ledger = _from_ledger(one)
+    if ledger is not None:
+        return ledger
+    zooms: dict[int, tuple[npt.NDArray[np.uint64], Digests]] = {}
+    places = {z: one.coordinates(z) for z in range(one.minzoom, one.maxzoom + 1)}
+    total, done = sum(len(xy) for xy in places.values()), 0
+    for z, xy in places.items():
+        if not len(xy):
+            continue
+        keys = _keys(xy)
+        order = np.argsort(keys)
+        digests = np.empty(len(keys), dtype=f"V{_HASH_BYTES}")
+        for row, (x, y) in enumerate(xy[order].tolist()):
+            digests[row] = one.fingerprint(Tile(z, x, y))
+            done += 1
+            if done % _STRIDE == 0 or done == total:
+                yield Progress("read", done, total, "tiles", subject=one.path.name)
+        zooms[z] = keys[order], digests
+    return TileIndex(zooms)
+
+
+def _from_ledger(one: TerrainInput) -> TileIndex | None:
+    reader = one.reader
+    if not isinstance(reader, MBTilesReader) or not one.is_stored_plainly:
+        return None
+    parts = list(reader.digests())
+    counts = reader.counts()
+    if not parts or sum(map(len, parts)) != sum(counts.values()):
+        return None
+    rows = np.concatenate(parts)
+    zooms = {}
+    for z in range(one.minzoom, one.maxzoom + 1):
+        chosen = rows[rows["z"] == z]
+        keys = _keys(np.stack([chosen["x"], chosen["y"]], axis=1))
+        order = np.argsort(keys)
+        if len(keys):
+            zooms[z] = keys[order], np.ascontiguousarray(chosen["digest"][order])
+    return TileIndex(zooms)
+
+
+def _keys(xy: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    columns, rows = xy[:, 0].astype(np.uint64), xy[:, 1].astype(np.uint64)
+    return np.asarray(columns << np.uint64(32) | rows, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """What has a say in one tile."""
+
+    tile: Tile
+    inputs: tuple[tuple[int, int], ...]
+    """Number of each input, in order of precedence, and how many zooms above the tile its heights are."""
+    key: bytes
+    """Hash of all that decides about the tile's heights."""
+
+
+class Contributors:
+    """The inputs of one merge, asked tile by tile."""
+
+    def __init__(
+        self, inputs: Sequence[TerrainInput], indexes: Sequence[TileIndex], rule: str, feather_m: float
+    ) -> None:
+        self._inputs = inputs
+        self._indexes = indexes
+        self._options = [one.options.digest() + one.kind.encode() for one in inputs]
+        self._rule = f"{rule}|{feather_m!r}".encode()
+        self._feather_m = feather_m
+        self._part = lru_cache(maxsize=4096)(self._part_uncached)
+
+    def of(self, tile: Tile) -> Contributions:
+        """Return what has a say in a tile."""
+        digest = hashlib.blake2b(self._rule, digest_size=_HASH_BYTES)
+        found: list[tuple[int, int]] = []
+        for number in range(len(self._inputs)):
+            part = self._part(number, tile)
+            if part is not None:
+                found.append((number, part[0]))
+                digest.update(self._options[number] + part[1])
+        if self._feather_m and len(found) > 1:
+            for number, _ in found[:-1]:
+                for other in _around(tile, feather.reach_tiles(tile, self._feather_m)):
+                    part = self._part(number, other)
+                    digest.update(b"-" if part is None else part[1])
+        return Contributions(tile, tuple(found), digest.digest())
+
+    def digest(self, number: int, tile: Tile) -> bytes | None:
+        """Return the hash of an input's own tile."""
+        return self._indexes[number].digest(tile)
+
+    def _part_uncached(self, number: int, tile: Tile) -> tuple[int, bytes] | None:
+        """Return how many zooms above a tile an input's heights are, and a hash of what is read for them."""
+        index = self._indexes[number]
+        own = index.digest(tile)
+        if own is not None:
+            return 0, b"0" + own
+        levels = self._inputs[number].levels_up(tile, lambda one: index.digest(one) is not None)
+        if levels is None:
+            return None
+        read = [index.digest(one) or bytes(_HASH_BYTES) for one in tiles_read(tile, levels)]
+        return levels, f"{levels}|{tile.x}|{tile.y}".encode() + b"".join(read)
+
+
+def _around(tile: Tile, reach: int) -> list[Tile]:
+    """Return the tiles within `reach` tiles of a tile, row by row, around the world."""
+    world = 1 << tile.z
+    return [
+        Tile(tile.z, (tile.x + dx) % world, y)
+        for y in range(max(tile.y - reach, 0), min(tile.y + reach, world - 1) + 1)
+        for dx in range(-reach, reach + 1)
+        if (dx, y) != (0, tile.y)
+    ]
+
+
+def tiles_of(indexes: Sequence[TileIndex], z: int) -> npt.NDArray[np.int64]:
+    """Return the (x, y) of every tile that any input has at a zoom, shape (n, 2), each once."""
+    return np.unique(np.concatenate([index.coordinates(z) for index in indexes]), axis=0)
+
+
+def covering_cell(tile: Tile, levels: int) -> Tile:
+    """Return the tile some zooms up that holds a tile, or the topmost one."""
+    return grid.parent(tile, min(levels, tile.z))

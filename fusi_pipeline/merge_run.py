@@ -1,0 +1,355 @@
+"""One merge from its inputs to its archives: what is to be made is made, the rest is taken over."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fusi_pipeline.archive_writer import archive_writer
+from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, tiles_of
+from fusi_pipeline.errors import ArchiveUnsuitable
+from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked, content_key_of
+from fusi_pipeline.merge_ledger import LINEAGE, NO_DIGEST, TERRAIN, MergeWork, TileRecord
+from fusi_pipeline.merge_metadata import differing_datums, legend_of, lineage_metadata, terrain_metadata
+from fusi_pipeline.plan import workers_for
+from fusi_pipeline.progress import Progress
+from fusi_pipeline.settings import Settings
+from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade, TileTask
+from fusi_pipeline.terrain_input import TerrainInput
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.mbtiles import digest_of
+from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
+from fusi_pipeline.tiles.structure import problems
+from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
+
+_WORKER = "fusi_pipeline.merge_worker"
+_CELL_LEVELS = 3
+"""A cell is 2^3 = 8 tiles wide."""
+_VERSION = "merge-3"
+_PACK_STRIDE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """What a merge did."""
+
+    path: Path
+    lineage: Path | None
+    metadata: ArchiveMetadata
+    changed: bool
+    """Whether anything was written; False where the archive already was what was asked for."""
+    tiles: int
+    merged: int
+    """Tiles encoded anew, because more than one archive or a missing pixel was involved."""
+    copied: int
+    """Tiles taken over from an input byte for byte."""
+    reused: int
+    """Tiles whose contributors are those of the merge before, or that an interrupted run had made."""
+    removed: int
+    """Tiles of the merge before that are no more."""
+    bytes: int
+    """Size of the archive."""
+    bytes_merged: int
+    """Size of the tiles encoded anew."""
+    bytes_reused: int
+    """Size of the tiles that were reused."""
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """What is asked for, apart from the inputs."""
+
+    mode: str
+    feather_m: float
+    lineage: Path | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One cell of the merge: what is known of its tiles, and what is to be made."""
+
+    cell: Tile
+    contributions: tuple[Contributions, ...]
+    known: dict[Tile, TileRecord]
+    """Records whose terrain may be taken over."""
+    task: MergeTask
+    """The tiles of which anything is to be made."""
+    committed: dict[Tile, TileRecord]
+    """What the work file holds of the cell."""
+    kept: int
+    """Tiles that the merge before had as well, whatever they held."""
+
+
+class MergeRun:
+    """One merge under way."""
+
+    def __init__(
+        self,
+        inputs: Sequence[TerrainInput],
+        indexes: Sequence[TileIndex],
+        output: Path,
+        settings: Settings,
+        rule: MergeRule,
+    ) -> None:
+        self.inputs = inputs
+        self.indexes = indexes
+        self.output = output
+        self.settings = settings
+        self.rule = rule
+        self.work_path = output.with_name(f"{output.name}.merge.partial")
+        self.ledger_path = output.with_name(f"{output.name}.ledger")
+        self.legend = legend_of(inputs)
+        self.key = self._content_key()
+        self.contributors = Contributors(inputs, indexes, f"{_VERSION}|{rule.mode}", rule.feather_m)
+        self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
+        self._reset()
+
+    def _reset(self) -> None:
+        self.merged = self.copied = self.reused = self.removed = 0
+        self.bytes_merged = self.bytes_reused = 0
+        self.pixels = [0] * len(self.inputs)
+        self.tiles: dict[int, int] = {}
+
+    def _content_key(self) -> str:
+        rule = self.rule
+        facts: list[object] = [_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
+        facts += [rule.lineage and rule.lineage.name]
+        for one, index in zip(self.inputs, self.indexes, strict=True):
+            facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.metadata.bounds]
+            facts += [index.identity()]
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+    def is_current(self) -> bool:
+        """Tell whether the outputs already are what this merge would write, by what they state."""
+        wanted = [self.output] if self.rule.lineage is None else [self.output, self.rule.lineage]
+        if self.work_path.exists() or not all(path.exists() for path in wanted):
+            return False
+        written_ns = min(path.stat().st_mtime_ns for path in wanted)
+        if any(one.path.stat().st_mtime_ns > written_ns for one in self.inputs):
+            return False
+        if any(content_key_of(path) != self.key for path in wanted):
+            return False
+        return not any(problems(path) for path in wanted if path.suffix == ".pmtiles")
+
+    def report(self, seconds: float, *, changed: bool) -> MergeReport:
+        """Return what was done, with the figures of the finished archive."""
+        with PMTilesReader(self.output) as reader:
+            tiles, metadata = sum(reader.counts().values()), reader.metadata
+        warning = differing_datums(self.legend)
+        return MergeReport(
+            path=self.output,
+            lineage=self.rule.lineage,
+            metadata=metadata,
+            changed=changed,
+            tiles=tiles,
+            merged=self.merged,
+            copied=self.copied,
+            reused=self.reused if changed else tiles,
+            removed=self.removed,
+            bytes=self.output.stat().st_size,
+            bytes_merged=self.bytes_merged,
+            bytes_reused=self.bytes_reused,
+            warnings=(warning,) if warning else (),
+            seconds=seconds,
+        )
+
+    def go(self, keep_ledger: bool) -> Generator[Progress, None, None]:
+        """Merge what is to be merged and write the archives; begin from nothing where that fails."""
+        try:
+            yield from self._go(keep_ledger)
+        except OutdatedError:
+            self.ledger_path.unlink(missing_ok=True)
+            with MergeWork(self.work_path, self.settings.pace.checkpoint_interval) as work:
+                work.discard()
+            self._reset()
+            yield from self._go(keep_ledger)
+
+    def _go(self, keep_ledger: bool) -> Generator[Progress, None, None]:
+        with ExitStack() as stack:
+            work = stack.enter_context(MergeWork(self.work_path, self.settings.pace.checkpoint_interval))
+            before = MergeBefore(self.output, self.rule.lineage, self.ledger_path, self.key, stack)
+            yield from self._merge(work, before)
+            if not self.tiles:
+                raise ArchiveUnsuitable(
+                    self.output, "there is no valid pixel to put into it; look at the options of the inputs"
+                )
+            yield from self._pack(work, before)
+            if not keep_ledger:
+                work.discard()
+                return
+            facts = {"content_key": self.key, "tiles": str(sum(self.tiles.values()))}
+            work.finish(self.ledger_path, ((z, cell) for z, cell, _ in self._cells()), facts)
+
+    def _merge(self, work: MergeWork, before: MergeBefore) -> Generator[Progress, None, None]:
+        """Commit what became of the tiles of every cell."""
+        settings = self.settings
+        total = sum(self._cell_count(z) for z in self.zooms)
+        done = size = kept = 0
+        yield Progress("merge", done, total, "cells")
+        workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
+        context = MergeContext(tuple(one.options for one in self.inputs), self.rule.mode, self.rule.feather_m)
+        waiting: deque[_Cell] = deque()
+        with process_pool(workers, _WORKER, context, settings.child_environment()) as executor:
+            tasks = self._tasks(work, before, waiting)
+            window = workers * WINDOW_PER_WORKER
+            for _, made in in_order(executor, f"{_WORKER}:merge_tiles", tasks, window):
+                cell = waiting.popleft()
+                kept += cell.kept
+                size += self._commit(work, cell, made or ())
+                done += 1
+                yield Progress("merge", done, total, "cells", size)
+        self.removed = before.tiles - kept
+
+    def _tasks(
+        self, work: MergeWork, before: MergeBefore, waiting: deque[_Cell]
+    ) -> Iterator[tuple[MergeTask, bool]]:
+        for z, cell, tiles in self._cells():
+            waiting.append(self._cell(work, before, z, cell, tiles))
+            yield waiting[-1].task, bool(waiting[-1].task.tiles)
+
+    def _cell(self, work: MergeWork, before: MergeBefore, z: int, cell: Tile, tiles: list[Tile]) -> _Cell:
+        """Return what is known of a cell's tiles, and what is to be made."""
+        contributions = tuple(self.contributors.of(tile) for tile in tiles)
+        committed, earlier = work.cell(z, cell), before.cell(z, cell)
+        known: dict[Tile, TileRecord] = {}
+        tasks = []
+        for one in contributions:
+            record = self._known(work, before, one, committed.get(one.tile), earlier.get(one.tile))
+            if record is not None:
+                known[one.tile] = record
+            wants_lineage = self.rule.lineage is not None and (
+                record is None or (record.lineage == NO_DIGEST and record.choice != ABSENT)
+            )
+            if record is None or wants_lineage:
+                tasks.append(TileTask(one.tile, one.inputs, record is None, wants_lineage))
+        kept = sum(1 for tile in tiles if tile in earlier and earlier[tile].choice != ABSENT)
+        return _Cell(cell, contributions, known, MergeTask(cell, tuple(tasks)), committed, kept)
+
+    def _known(
+        self, work: MergeWork, before: MergeBefore, wanted: Contributions, *records: TileRecord | None
+    ) -> TileRecord | None:
+        """Return a record by which a tile may be taken over; without lineage where that is to be made."""
+        inputs = tuple(number for number, _ in wanted.inputs)
+        for record in records:
+            if record is None or record.key != wanted.key:
+                continue
+            if record.choice == ENCODED and not (work.has(TERRAIN, wanted.tile) or before.has(TERRAIN)):
+                continue
+            same_names = self.rule.lineage is not None and record.inputs == inputs
+            has_lineage = same_names and (work.has(LINEAGE, wanted.tile) or before.has(LINEAGE))
+            return replace(record, inputs=inputs, lineage=record.lineage if has_lineage else NO_DIGEST)
+        return None
+
+    def _commit(self, work: MergeWork, cell: _Cell, made: Sequence[TileMade]) -> int:
+        """Commit a cell where the work file does not hold it as it is; return the bytes that were encoded."""
+        tasks = {task.tile: (task, one) for task, one in zip(cell.task.tiles, made, strict=True)}
+        records: list[TileRecord] = []
+        blobs: list[tuple[int, Tile, bytes]] = []
+        for wanted in cell.contributions:
+            record = cell.known.get(wanted.tile)
+            if wanted.tile in tasks:
+                task, one = tasks[wanted.tile]
+                if record is None:
+                    record = self._record(wanted, one)
+                    self.merged += one.choice == ENCODED
+                    self.copied += one.choice >= COPIED
+                elif record.choice != ABSENT:
+                    self.reused += 1
+                if one.terrain is not None and task.terrain:
+                    blobs.append((TERRAIN, wanted.tile, one.terrain))
+                    self.bytes_merged += len(one.terrain)
+                if one.lineage is not None:
+                    blobs.append((LINEAGE, wanted.tile, one.lineage))
+                    record = replace(record, lineage=digest_of(one.lineage))
+            else:
+                assert record is not None, "what is not made is known"
+                self.reused += record.choice != ABSENT
+            records.append(record)
+            self._count(record)
+        if {record.tile: record for record in records} != cell.committed or blobs:
+            work.commit(cell.cell, records, blobs)
+        return sum(len(data) for _, _, data in blobs)
+
+    def _record(self, wanted: Contributions, made: TileMade) -> TileRecord:
+        inputs = tuple(number for number, _ in wanted.inputs)
+        terrain = NO_DIGEST
+        if made.choice >= COPIED:
+            terrain = self.contributors.digest(inputs[made.choice - COPIED], wanted.tile) or NO_DIGEST
+        elif made.terrain is not None:
+            terrain = digest_of(made.terrain)
+        return TileRecord(wanted.tile, wanted.key, made.choice, inputs, made.counts, terrain, NO_DIGEST)
+
+    def _count(self, record: TileRecord) -> None:
+        if record.choice == ABSENT:
+            return
+        self.tiles[record.tile.z] = self.tiles.get(record.tile.z, 0) + 1
+        for number, count in zip(record.inputs, record.counts, strict=True):
+            self.pixels[number] += count
+
+    def _pack(self, work: MergeWork, before: MergeBefore) -> Generator[Progress, None, None]:
+        """Write the outputs in tile order, from the work file, the inputs and the last merge."""
+        rule = self.rule
+        metadata = terrain_metadata(
+            rule.name, self.inputs, self.pixels, sorted(self.tiles),
+            mode=rule.mode, feather_m=rule.feather_m, key=self.key,
+            lineage_name="" if rule.lineage is None else rule.lineage.name,
+        )  # fmt: skip
+        total = sum(self.tiles.values())
+        done = size = 0
+        with ExitStack() as stack:
+            terrain = stack.enter_context(archive_writer(self.output, metadata, total))
+            second = None
+            if rule.lineage is not None:
+                facts = lineage_metadata(metadata, self.inputs, self.output)
+                second = stack.enter_context(archive_writer(rule.lineage, facts, total))
+            for z, cell, tiles in self._cells():
+                records = work.cell(z, cell)
+                for tile in tiles:
+                    record = records[tile]
+                    if record.choice == ABSENT:
+                        continue
+                    data = self._terrain_bytes(work, before, record)
+                    terrain.write(tile, data)
+                    if second is not None:
+                        second.write(tile, checked(record.lineage, work, before, LINEAGE, tile))
+                    done += 1
+                    size += len(data)
+                    if done % _PACK_STRIDE == 0 or done == total:
+                        yield Progress("pack", done, total, "tiles", size)
+
+    def _terrain_bytes(self, work: MergeWork, before: MergeBefore, record: TileRecord) -> bytes:
+        if record.choice == ENCODED:
+            return checked(record.terrain, work, before, TERRAIN, record.tile)
+        one = self.inputs[record.inputs[record.choice - COPIED]]
+        data = one.reader.read(record.tile)
+        if data is None or digest_of(data) != record.terrain:
+            raise ArchiveUnsuitable(
+                one.path, f"tile {record.tile} is not what its ledger says; build it anew"
+            )
+        return data
+
+    def _cells(self) -> Iterator[tuple[int, Tile, list[Tile]]]:
+        """Yield (zoom, cell, tiles) of all cells, cells and tiles in the order of tile ids."""
+        for z in self.zooms:
+            places = tiles_of(self.indexes, z)
+            places = places[np.argsort(tile_ids(z, places[:, 0], places[:, 1]), kind="stable")]
+            levels = min(_CELL_LEVELS, z)
+            cells = places >> levels
+            borders = np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1
+            for part in np.split(places, borders):
+                tiles = [Tile(z, x, y) for x, y in part.tolist()]
+                yield z, grid.parent(tiles[0], levels), tiles
+
+    def _cell_count(self, z: int) -> int:
+        return len(np.unique(tiles_of(self.indexes, z) >> min(_CELL_LEVELS, z), axis=0))
