@@ -44,7 +44,7 @@ def reach_tiles(tile: Tile, width_m: float) -> int:
 
 def weights(
     tile: Tile, width_m: float, valid_of: Callable[[Tile], Valid | None]
-) -> npt.NDArray[np.float32] | None:
+) -> npt.NDArray[np.float64] | None:
     """Return the share of a source at each pixel of a tile, shape (512, 512); None for 1 everywhere.
 
     `valid_of` tells which pixels of a tile the source has, None for none at all.
@@ -67,7 +67,7 @@ def weights(
     if around.all():
         return None
     distance = distance_px(around, reach, reach, TILE_SIZE_PX, TILE_SIZE_PX)
-    return merge.fade((distance * ground_m(tile)[:, None]).astype(np.float32), width_m)
+    return merge.fade(distance * ground_m(tile)[:, None], width_m)
 
 
 def _overlap(step: int, reach: int, side: int) -> tuple[slice, slice]:

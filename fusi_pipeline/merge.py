@@ -105,7 +105,7 @@ def _extreme(layers: Sequence[Heights], beats: np.ufunc) -> Merged:
 
 
 def feathered(
-    layers: Sequence[Heights], weights: Sequence[npt.NDArray[np.float32] | None], agreement_m: float
+    layers: Sequence[Heights], weights: Sequence[npt.NDArray[np.float64] | None], agreement_m: float
 ) -> Merged:
     """Return the layers laid over each other from the last to the first, each fading out at its edge.
 
@@ -125,17 +125,17 @@ def feathered(
         if weight is not None:
             with np.errstate(invalid="ignore"):
                 blend = (np.abs(layer - under) > agreement_m) & (weight < 1)
-            part = weight[blend].astype(np.float64)
+            part = weight[blend]
             heights[blend] = part * layer[blend] + (1 - part) * under[blend]
             second[blend], share[blend] = first[blend], 1 - part
         first = np.where(valid, index + 1, first).astype(np.uint16)
     return Merged(heights, first, second.astype(np.uint16), share.astype(np.float32))
 
 
-def fade(distance_m: npt.NDArray[np.float32], width_m: float) -> npt.NDArray[np.float32]:
+def fade(distance_m: npt.NDArray[np.float64], width_m: float) -> npt.NDArray[np.float64]:
     """Return a layer's share at distances from its edge: smoothstep from 0 there to 1 at `width_m`."""
-    t = np.minimum(distance_m.astype(np.float64) / width_m, 1)
-    return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
+    t = np.minimum(distance_m / width_m, 1)
+    return np.asarray(t * t * (3 - 2 * t), dtype=np.float64)
 
 
 def _unshared(heights: Heights, first: Numbers) -> Merged:

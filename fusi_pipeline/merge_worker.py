@@ -91,7 +91,7 @@ def _merged(worker: _Worker, task: TileTask, layers: list[Heights], ordinals: li
 
 def _shares(
     one: TerrainInput, tile: Tile, width_m: float, layer: Heights, below: list[Heights]
-) -> npt.NDArray[np.float32] | None:
+) -> npt.NDArray[np.float64] | None:
     """Return the share of a layer over those below it, pixel by pixel; None for 1 everywhere."""
     valid = ~np.isnan(layer)
     if not any((valid & ~np.isnan(other)).any() for other in below):

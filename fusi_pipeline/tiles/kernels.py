@@ -368,7 +368,7 @@ SIGNATURES = {
     ),
     "halve": types.void(*_window, _f32),
     "encode": types.int64(*_window, _int, _int, _int, _u8),
-    "distance": types.void(_u8, *(_int,) * 6, _f64, _f64, _f64, _f64, _f32),
+    "distance": types.void(_u8, *(_int,) * 6, _f64, _f64, _f64, _f64, _f64),
     "decode": types.int64(_u8, _int, _int, _f32),
 }
 """What `native` compiles, with the types of its arguments."""
