@@ -159,7 +159,7 @@ def test_lossy_pictures_are_no_heights(tmp_path: Path) -> None:
         metadata = ArchiveMetadata(name="lossy", minzoom=6, maxzoom=6, bounds=Bounds(5, 46, 6, 47))
         with archive_writer(tmp_path / "lossy.mbtiles", metadata, 1) as writer:
             writer.write(CORNER, buffer.getvalue())
-        with pytest.raises(TileCorrupt, match="lossy|neither"):
+        with pytest.raises(TileCorrupt, match=r"lossy|neither"):
             merged(tmp_path, tmp_path / "lossy.mbtiles")
 
 
