@@ -1,0 +1,71 @@
+"""The errors of layer generation that a person can act on, each named for its condition.
+
+They are `FusiError`s: one line, exit code 2 where the command was given wrongly
+and 1 where the work failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusi_pipeline.errors import FusiError, UsageError
+
+
+class MapMissing(UsageError):
+    """A folder is named as a map and holds none."""
+
+    def __init__(self, folder: Path, reason: str = "holds no quadrants.db") -> None:
+        super().__init__(f"{folder}: {reason}; make a map with `fusi layer map init` or `import`")
+
+
+class MapUnreadable(FusiError):
+    """The database of a map or of a layer cannot be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class MapExists(UsageError):
+    """A map is to be made where one is already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder}: holds a map already; choose another folder")
+
+
+class GeometryInvalid(UsageError):
+    """What is said of a map's place or camera cannot be used."""
+
+
+class LayerMissing(UsageError):
+    """A folder is named as a layer and holds none."""
+
+    def __init__(self, folder: Path, reason: str = "holds no layer_config.json") -> None:
+        super().__init__(f"{folder}: {reason}; make a layer with `fusi layer init`")
+
+
+class LayerExists(UsageError):
+    """A layer is to be made where one is already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder}: holds a layer already; add new quadrants with `fusi layer extend`, "
+            "or back it up and begin anew with --force"
+        )
+
+
+class LayerConfigInvalid(UsageError):
+    """The configuration of a layer or of its endpoints says something that cannot be used."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class ImageInvalid(FusiError):
+    """A picture cannot be used: it does not decode, or is not of the size that is needed."""
+
+    def __init__(self, what: Path | str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+
+
+class EndpointsExhausted(FusiError):
+    """No model server is left that could go on."""

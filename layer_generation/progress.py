@@ -1,0 +1,441 @@
+"""`progress.db`: which block of a layer is planned, under way, finished or failed. SQLite decides.
+
+A block is claimed by one UPDATE, with a lease; it is ready when all blocks it
+waits for are complete. Any number of processes may share a layer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.sqlite import sqlite_errors
+from layer_generation.errors import LayerMissing, MapUnreadable
+
+FILENAME = "progress.db"
+STATUSES = ("pending", "in_progress", "complete", "error")
+_VERSION = 1
+_BUSY_TIMEOUT_S = 30.0
+_SCHEMA = """
+CREATE TABLE generation_plan (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    step INTEGER NOT NULL CHECK (step IN (1, 2, 3)),
+    block_type TEXT NOT NULL CHECK (block_type IN ('2x2', '1x2', '2x1', '1x1')),
+    top_left_x INTEGER NOT NULL,
+    top_left_y INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending'
+        CHECK (status IN ('pending', 'in_progress', 'complete', 'error')),
+    model_name TEXT,
+    started_at REAL,
+    completed_at REAL,
+    error_message TEXT,
+    wave INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    waiting INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    worker TEXT,
+    lease_until REAL,
+    provenance TEXT,
+    UNIQUE (step, top_left_x, top_left_y)
+);
+CREATE INDEX idx_plan_status ON generation_plan (status, step);
+CREATE INDEX idx_plan_ready ON generation_plan (id) WHERE status = 'pending' AND waiting = 0;
+CREATE INDEX idx_plan_leased ON generation_plan (lease_until) WHERE status = 'in_progress';
+CREATE TABLE block_edges (
+    block INTEGER NOT NULL REFERENCES generation_plan (id),
+    waits_for INTEGER NOT NULL REFERENCES generation_plan (id),
+    PRIMARY KEY (block, waits_for)
+) WITHOUT ROWID;
+CREATE INDEX idx_edges_back ON block_edges (waits_for, block);
+CREATE TABLE block_quadrants (
+    x INTEGER NOT NULL, y INTEGER NOT NULL,
+    block INTEGER NOT NULL REFERENCES generation_plan (id),
+    PRIMARY KEY (x, y)
+) WITHOUT ROWID;
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT);
+"""
+_BLOCK = (
+    "id, step, wave, top_left_x, top_left_y, width, height, status, attempts,"
+    " model_name, error_message, reason"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One block of a layer."""
+
+    id: int
+    step: int
+    wave: int
+    x: int
+    y: int
+    width: int
+    height: int
+    status: str
+    attempts: int
+    """How often it was tried."""
+    model_name: str | None
+    error_message: str | None
+    reason: str | None
+    """Why its shape of the map allows no legal block here; None where it is legal."""
+
+    @property
+    def quadrants(self) -> tuple[tuple[int, int], ...]:
+        """The (x, y) of its quadrants, row by row."""
+        return tuple(
+            (x, y) for y in range(self.y, self.y + self.height) for x in range(self.x, self.x + self.width)
+        )
+
+    def __str__(self) -> str:
+        return f"block {self.id} ({self.width}x{self.height} at {self.x},{self.y})"
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlock:
+    """A block to be added to a plan."""
+
+    step: int
+    wave: int
+    x: int
+    y: int
+    width: int
+    height: int
+    reason: str | None = None
+
+
+class Progress:
+    """An open `progress.db`. Use it as a context manager; one object is for one thread."""
+
+    def __init__(self, layer_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        """Open the database of a layer. Raises LayerMissing and MapUnreadable."""
+        self.path = layer_dir / FILENAME
+        self._clock = clock
+        if not self.path.is_file():
+            raise LayerMissing(layer_dir, f"holds no {FILENAME}")
+        self._connection = _connected(self.path)
+        try:
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise MapUnreadable(self.path, f"cannot be read ({error})") from error
+        if version != _VERSION:
+            raise MapUnreadable(self.path, f"is of version {version}, this fusi reads {_VERSION}")
+
+    @classmethod
+    def create(cls, layer_dir: Path, clock: Callable[[], float] = time.time) -> Self:
+        """Make the empty database of a layer, in a folder that has none."""
+        writable_folder(layer_dir)
+        path = layer_dir / FILENAME
+        with sqlite_errors(path):
+            connection = _connected(path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
+            connection.close()
+        return cls(layer_dir, clock)
+
+    # The plan
+
+    def add(self, blocks: Sequence[NewBlock], waits_for: npt.NDArray[np.int64]) -> None:
+        """Add blocks in order; `waits_for` holds (block, block it waits for), shape (m, 2).
+
+        Both are places among the new blocks, or -id of a block that is there already.
+        """
+        with self._transaction() as connection:
+            first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM generation_plan").fetchone()[0]
+            connection.executemany(
+                "INSERT INTO generation_plan (id, step, wave, block_type, top_left_x, top_left_y, width,"
+                " height, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (first + place, one.step, one.wave, f"{one.width}x{one.height}", one.x, one.y, one.width,
+                     one.height, one.reason)
+                    for place, one in enumerate(blocks)
+                ),
+            )  # fmt: skip
+            connection.executemany(
+                "INSERT INTO block_quadrants VALUES (?, ?, ?)",
+                (
+                    (one.x + dx, one.y + dy, first + place)
+                    for place, one in enumerate(blocks)
+                    for dy in range(one.height)
+                    for dx in range(one.width)
+                ),
+            )
+            ids = np.where(waits_for < 0, -waits_for, waits_for + first)
+            connection.executemany("INSERT INTO block_edges VALUES (?, ?)", map(tuple, ids.tolist()))
+            connection.execute(
+                "UPDATE generation_plan SET waiting = (SELECT count(*) FROM block_edges e"
+                " JOIN generation_plan u ON u.id = e.waits_for"
+                " WHERE e.block = generation_plan.id AND u.status <> 'complete') WHERE id >= ?",
+                (first,),
+            )
+
+    def blocks(self) -> Iterator[BlockRow]:
+        """Yield every block in order."""
+        with self._readable():
+            rows = self._connection.execute(f"SELECT {_BLOCK} FROM generation_plan ORDER BY id")
+            for row in rows:
+                yield BlockRow(*row)
+
+    def edges(self) -> npt.NDArray[np.int64]:
+        """Return (block, block it waits for) by id, shape (m, 2)."""
+        with self._readable():
+            rows = self._connection.execute("SELECT block, waits_for FROM block_edges").fetchall()
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    def owner(self, x: int, y: int) -> BlockRow | None:
+        """Return the block that a quadrant belongs to."""
+        with self._readable():
+            row = self._connection.execute(
+                f"SELECT {_BLOCK} FROM generation_plan WHERE id = "
+                "(SELECT block FROM block_quadrants WHERE x = ? AND y = ?)",
+                (x, y),
+            ).fetchone()
+        return None if row is None else BlockRow(*row)
+
+    def finished_around(self, x: int, y: int, width: int, height: int) -> set[tuple[int, int]]:
+        """Return the finished quadrants of a rectangle of quadrants."""
+        with self._readable():
+            rows = self._connection.execute(
+                "SELECT q.x, q.y FROM block_quadrants q JOIN generation_plan b ON b.id = q.block"
+                " WHERE q.x BETWEEN ? AND ? AND q.y BETWEEN ? AND ? AND b.status = 'complete'",
+                (x, x + width - 1, y, y + height - 1),
+            ).fetchall()
+        return {(int(one), int(other)) for one, other in rows}
+
+    # Work
+
+    def claim(
+        self,
+        worker: str,
+        lease_s: float,
+        *,
+        step: int | None = None,
+        blocks: Sequence[int] | None = None,
+        strict_steps: bool = False,
+    ) -> BlockRow | None:
+        """Take the next ready block for a worker, None where none is ready now.
+
+        `step` and `blocks` (ids) narrow the choice; `strict_steps` holds back
+        every step until all blocks of the steps before are complete or failed.
+        A block whose lease ran out is ready again.
+        """
+        now = self._clock()
+        conditions, values = ["waiting = 0", "not_before <= ?"], [now]
+        if step is not None:
+            conditions.append("step = ?")
+            values.append(step)
+        if blocks is not None:
+            conditions.append("id IN (SELECT value FROM json_each(?))")
+            values.append("[" + ",".join(str(int(one)) for one in blocks) + "]")  # type: ignore[arg-type]
+        if strict_steps:
+            conditions.append(
+                "step = (SELECT min(step) FROM generation_plan WHERE status IN ('pending', 'in_progress'))"
+            )
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE generation_plan SET status = 'pending', worker = NULL, lease_until = NULL"
+                " WHERE status = 'in_progress' AND lease_until < ?",
+                (now,),
+            )
+            row = connection.execute(
+                "UPDATE generation_plan SET status = 'in_progress', worker = ?, lease_until = ?,"
+                " started_at = ?, attempts = attempts + 1, error_message = NULL"
+                " WHERE id = (SELECT id FROM generation_plan"
+                f" WHERE status = 'pending' AND {' AND '.join(conditions)} ORDER BY id LIMIT 1)"
+                f" RETURNING {_BLOCK}",
+                (worker, now + lease_s, now, *values),
+            ).fetchone()
+        return None if row is None else BlockRow(*row)
+
+    def renew(self, block: int, worker: str, lease_s: float) -> bool:
+        """Prolong a lease; False where the block is not this worker's any more."""
+        return self._own(block, worker, "lease_until = ?", (self._clock() + lease_s,))
+
+    def finish(
+        self, block: int, worker: str, *, model_name: str, provenance: str, publish: Callable[[], None]
+    ) -> bool:
+        """Mark a block complete; False, and nothing published, where it is not this worker's any more.
+
+        `publish` gives the pictures their names; it runs while no one else can
+        claim, so that a picture that is there is that of its row.
+        """
+        with self._transaction() as connection:
+            done = connection.execute(
+                "UPDATE generation_plan SET status = 'complete', model_name = ?, provenance = ?,"
+                " completed_at = ?, worker = NULL, lease_until = NULL, error_message = NULL"
+                " WHERE id = ? AND worker = ? AND status = 'in_progress'",
+                (model_name, provenance, self._clock(), block, worker),
+            ).rowcount
+            if not done:
+                return False
+            publish()
+            connection.execute(
+                "UPDATE generation_plan SET waiting = waiting - 1"
+                " WHERE id IN (SELECT block FROM block_edges WHERE waits_for = ?)",
+                (block,),
+            )
+        return True
+
+    def fail(self, block: int, worker: str, message: str, *, model_name: str | None = None) -> bool:
+        """Mark a block failed; False where it is not this worker's any more."""
+        return self._own(
+            block,
+            worker,
+            "status = 'error', error_message = ?, model_name = coalesce(?, model_name), completed_at = ?,"
+            " worker = NULL, lease_until = NULL",
+            (message, model_name, self._clock()),
+        )
+
+    def requeue(
+        self, block: int, worker: str, *, after_s: float = 0.0, counts: bool = True, note: str = ""
+    ) -> bool:
+        """Give a block back, to be tried again after a while; `counts` tells whether the attempt counts."""
+        return self._own(
+            block,
+            worker,
+            "status = 'pending', not_before = ?, attempts = attempts - ?, error_message = nullif(?, ''),"
+            " worker = NULL, lease_until = NULL, started_at = NULL",
+            (self._clock() + after_s, 0 if counts else 1, note),
+        )
+
+    def reclaim(self, is_dead: Callable[[str], bool]) -> int:
+        """Give back the blocks of workers that are no more, whatever their leases; return how many."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT id, worker FROM generation_plan WHERE status = 'in_progress'"
+            ).fetchall()
+            dead = [(block,) for block, worker in rows if worker is None or is_dead(worker)]
+            connection.executemany(
+                "UPDATE generation_plan SET status = 'pending', worker = NULL, lease_until = NULL"
+                " WHERE id = ?",
+                dead,
+            )
+        return len(dead)
+
+    def retry_errors(self, blocks: Sequence[int] | None = None) -> int:
+        """Make failed blocks pending again, with all their attempts; return how many."""
+        chosen = "" if blocks is None else " AND id IN (SELECT value FROM json_each(?))"
+        values = () if blocks is None else ("[" + ",".join(str(int(one)) for one in blocks) + "]",)
+        with self._transaction() as connection:
+            return connection.execute(
+                "UPDATE generation_plan SET status = 'pending', attempts = 0, not_before = 0,"
+                " error_message = NULL, started_at = NULL, completed_at = NULL"
+                f" WHERE status = 'error'{chosen}",
+                values,
+            ).rowcount
+
+    # What is so
+
+    def counts(self) -> dict[int, dict[str, int]]:
+        """Return the number of blocks by step and status, `blocked` among them for those behind an error."""
+        with self._readable():
+            rows = self._connection.execute(
+                "SELECT step, status, count(*) FROM generation_plan GROUP BY step, status"
+            ).fetchall()
+            blocked = self._connection.execute(
+                "SELECT step, count(*) FROM generation_plan"
+                " WHERE id IN (SELECT value FROM json_each(?)) GROUP BY step",
+                ("[" + ",".join(map(str, sorted(self.blocked()))) + "]",),
+            ).fetchall()
+        found = {step: dict.fromkeys((*STATUSES, "blocked"), 0) for step in (1, 2, 3)}
+        for step, status, count in rows:
+            found[step][status] = count
+        for step, count in blocked:
+            found[step]["blocked"] = count
+            found[step]["pending"] -= count
+        return found
+
+    def blocked(self) -> set[int]:
+        """Return the ids of the pending blocks that wait, directly or not, for a failed one."""
+        with self._readable():
+            rows = self._connection.execute(
+                "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
+                " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
+                " SELECT p.id FROM held JOIN generation_plan p USING (id) WHERE p.status = 'pending'"
+            ).fetchall()
+        return {int(one) for (one,) in rows}
+
+    def next_at(self) -> float | None:
+        """Return when, by the clock, a block that waits for time may become ready; None where none does."""
+        with self._readable():
+            (moment,) = self._connection.execute(
+                "SELECT min(CASE status WHEN 'pending' THEN not_before ELSE lease_until END)"
+                " FROM generation_plan WHERE (status = 'pending' AND waiting = 0) OR status = 'in_progress'"
+            ).fetchone()
+        return None if moment is None else float(moment)
+
+    def provenance(self) -> Iterator[tuple[int, str, str]]:
+        """Yield (block, model name, provenance as JSON) of the complete blocks."""
+        with self._readable():
+            yield from self._connection.execute(
+                "SELECT id, coalesce(model_name, ''), coalesce(provenance, '{}') FROM generation_plan"
+                " WHERE status = 'complete' ORDER BY id"
+            )
+
+    def fact(self, key: str) -> str | None:
+        """Return a value of the metadata."""
+        with self._readable():
+            row = self._connection.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_fact(self, key: str, value: str) -> None:
+        """Set a value of the metadata."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _own(self, block: int, worker: str, change: str, values: tuple[object, ...]) -> bool:
+        with self._transaction() as connection:
+            done = connection.execute(
+                f"UPDATE generation_plan SET {change} WHERE id = ? AND worker = ? AND status = 'in_progress'",
+                (*values, block, worker),
+            ).rowcount
+        return bool(done)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with sqlite_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise MapUnreadable(self.path, f"cannot be read ({error})") from error
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection

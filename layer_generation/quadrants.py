@@ -1,0 +1,252 @@
+"""The map that layers are drawn over: `quadrants.db`, pictures of 512 px by (x, y).
+
+Each quadrant has a `render` (what the ground looks like) and may have a
+`generation` (what a model made of it), both as image bytes, and flags and notes.
+Columns have the names that known maps use; x and y may be negative.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from sqlite_utils import Database, Migrations
+
+from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.sqlite import sqlite_errors
+from layer_generation.camera import Geometry, geometry_from, geometry_json
+from layer_generation.errors import GeometryInvalid, MapExists, MapMissing, MapUnreadable
+
+FILENAME = "quadrants.db"
+Kind = Literal["render", "generation"]
+KINDS: tuple[Kind, ...] = ("render", "generation")
+FLAGS = ("flagged", "starred", "is_water", "is_reference")
+_BUSY_TIMEOUT_S = 30.0
+_PAGE_SIZE = 16384
+
+_migrations = Migrations("fusi-quadrants")
+
+
+@_migrations()
+def quadrants_and_metadata(db: Database) -> None:
+    """Create the tables."""
+    db.execute(
+        """
+        CREATE TABLE quadrants (
+            quadrant_x INTEGER NOT NULL,
+            quadrant_y INTEGER NOT NULL,
+            lat REAL, lng REAL,
+            render BLOB,
+            generation BLOB,
+            is_generated INTEGER GENERATED ALWAYS AS (generation IS NOT NULL) STORED,
+            notes TEXT,
+            flagged INTEGER NOT NULL DEFAULT 0,
+            starred INTEGER NOT NULL DEFAULT 0,
+            is_water INTEGER NOT NULL DEFAULT 0,
+            is_reference INTEGER NOT NULL DEFAULT 0,
+            PRIMARY KEY (quadrant_x, quadrant_y)
+        )
+        """
+    )
+    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT)")
+
+
+@_migrations()
+def index_of_pictures(db: Database) -> None:
+    """Create the indexes that tell which quadrants have pictures without touching these."""
+    for kind in KINDS:
+        db.execute(f"CREATE INDEX has_{kind} ON quadrants (quadrant_x, quadrant_y) WHERE {kind} IS NOT NULL")
+
+
+@dataclass(frozen=True, slots=True)
+class QuadrantFacts:
+    """What is known of a quadrant beside its pictures."""
+
+    x: int
+    y: int
+    has_render: bool
+    has_generation: bool
+    flags: frozenset[str]
+    notes: str
+
+
+class QuadrantStore:
+    """An open map. Use it as a context manager; one object is for one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the map of a folder. Raises MapMissing and MapUnreadable."""
+        self.folder = folder
+        self.path = folder / FILENAME
+        if not self.path.is_file():
+            raise MapMissing(folder)
+        self._db = _connected(self.path)
+        with self._readable():
+            known = self._db["quadrants"].exists()
+            ours = known and any(m.name == "quadrants_and_metadata" for m in _migrations.applied(self._db))
+            if ours:
+                _migrated(self._db)
+            self.is_ours = ours
+        if not known:
+            self._db.close()
+            raise MapUnreadable(self.path, "has no table of quadrants")
+
+    @classmethod
+    def create(cls, folder: Path, geometry: Geometry, facts: dict[str, object] | None = None) -> Self:
+        """Make an empty map. Raises MapExists."""
+        path = folder / FILENAME
+        if path.exists():
+            raise MapExists(folder)
+        writable_folder(folder)
+        with sqlite_errors(path):
+            db = _connected(path)
+            db.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            db.execute("PRAGMA journal_mode = WAL")
+            _migrated(db)
+            values = {"geometry": geometry_json(geometry), **(facts or {})}
+            with db.atomic():
+                db.conn.executemany(
+                    "INSERT INTO metadata VALUES (?, ?)",
+                    [(key, json.dumps(value, sort_keys=True)) for key, value in values.items()],
+                )
+            db.close()
+        return cls(folder)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the quadrants lie. Raises GeometryInvalid."""
+        stated = self.fact("geometry") or self.fact("generation_config")
+        if not isinstance(stated, dict):
+            raise GeometryInvalid(f"{self.path}: states no geometry")
+        return geometry_from(stated)
+
+    def fact(self, key: str) -> object:
+        """Return a value of the metadata, None where there is none."""
+        with self._readable():
+            row = self._db.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return json.loads(row[0])
+        except (TypeError, ValueError):
+            return str(row[0])
+
+    def set_fact(self, key: str, value: object) -> None:
+        """Set a value of the metadata."""
+        with self._writable():
+            self._db.execute(
+                "INSERT OR REPLACE INTO metadata (key, value) VALUES (?, ?)",
+                (key, json.dumps(value, sort_keys=True)),
+            )
+
+    def coordinates(self, kind: Kind | None = None) -> npt.NDArray[np.int64]:
+        """Return the (x, y) of all quadrants, or of those with a picture, shape (n, 2), row by row."""
+        where = "" if kind is None else f"WHERE {_column(kind)} IS NOT NULL"
+        with self._readable():
+            rows = self._db.execute(
+                f"SELECT quadrant_x, quadrant_y FROM quadrants {where} ORDER BY quadrant_y, quadrant_x"
+            ).fetchall()
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    def image(self, kind: Kind, x: int, y: int) -> bytes | None:
+        """Return a quadrant's picture, None where it has none."""
+        with self._readable():
+            row = self._db.execute(
+                f"SELECT {_column(kind)} FROM quadrants WHERE quadrant_x = ? AND quadrant_y = ?", (x, y)
+            ).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])
+
+    def put(self, kind: Kind, images: Iterable[tuple[int, int, bytes | None]]) -> None:
+        """Set pictures of quadrants, in one transaction; None takes a picture away."""
+        column = _column(kind)
+        with self._writable():
+            self._db.conn.executemany(
+                f"INSERT INTO quadrants (quadrant_x, quadrant_y, {column}) VALUES (?, ?, ?)"
+                f" ON CONFLICT (quadrant_x, quadrant_y) DO UPDATE SET {column} = excluded.{column}",
+                images,
+            )
+
+    def add(self, quadrants: Iterable[tuple[int, int]]) -> None:
+        """Add quadrants without pictures; those that there are stay as they are."""
+        with self._writable():
+            self._db.conn.executemany(
+                "INSERT OR IGNORE INTO quadrants (quadrant_x, quadrant_y) VALUES (?, ?)", quadrants
+            )
+
+    def mark(self, flag: str, quadrants: Sequence[tuple[int, int]], value: bool = True) -> int:
+        """Set or clear a flag of quadrants; return how many there were."""
+        if flag not in FLAGS:
+            raise ValueError(f"flag {flag!r}: expected one of {', '.join(FLAGS)}")
+        return self._update(flag, int(value), quadrants)
+
+    def note(self, quadrants: Sequence[tuple[int, int]], text: str) -> int:
+        """Set the note of quadrants; return how many there were."""
+        return self._update("notes", text, quadrants)
+
+    def _update(self, column: str, value: object, quadrants: Sequence[tuple[int, int]]) -> int:
+        with self._writable():
+            return self._db.conn.executemany(
+                f"UPDATE quadrants SET {column} = ? WHERE quadrant_x = ? AND quadrant_y = ?",
+                [(value, x, y) for x, y in quadrants],
+            ).rowcount
+
+    def facts(self) -> Iterator[QuadrantFacts]:
+        """Yield what is known of every quadrant, row by row."""
+        columns = ", ".join(FLAGS)
+        with self._readable():
+            rows = self._db.execute(
+                f"SELECT quadrant_x, quadrant_y, render IS NOT NULL, generation IS NOT NULL, notes, {columns}"
+                " FROM quadrants ORDER BY quadrant_y, quadrant_x"
+            )
+            for x, y, render, generation, notes, *flags in rows:
+                marked = frozenset(name for name, flag in zip(FLAGS, flags, strict=True) if flag and flag > 0)
+                yield QuadrantFacts(x, y, bool(render), bool(generation), marked, notes or "")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise MapUnreadable(self.path, f"cannot be read ({error})") from error
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        if not self.is_ours:
+            raise MapUnreadable(self.path, "is not of fusi and only read; see `fusi layer map import`")
+        with sqlite_errors(self.path), self._db.atomic():
+            yield
+
+
+def _column(kind: Kind) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    return kind
+
+
+def _connected(path: Path) -> Database:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return Database(connection, execute_plugins=False)
+
+
+def _migrated(db: Any) -> None:
+    """Bring the schema up to date, one process at a time."""
+    if not _migrations.pending(db):
+        return
+    _migrations.apply(db)
