@@ -1,0 +1,58 @@
+"""Picture files <-> RGB arrays, safely: a size limit against bombs, one colour mode, always PNG out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from layer_generation.errors import ImageInvalid
+
+Pixels = npt.NDArray[np.uint8]
+BACKGROUND = (255, 255, 255)
+"""What shows through where a picture is transparent."""
+MOST_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+
+def decoded(data: bytes, what: Path | str, most_pixels: int = MOST_PIXELS) -> Pixels:
+    """Return the pixels of a picture, shape (rows, cols, 3), laid over BACKGROUND where transparent.
+
+    Raises ImageInvalid where the bytes are no picture or one of more pixels than allowed.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > most_pixels:
+                raise ImageInvalid(
+                    what, f"{image.width} x {image.height} px is more than {most_pixels} pixels"
+                )
+            image.load()
+            if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+                raise ImageInvalid(what, f"a picture of mode {image.mode}, not of 8 bits a channel")
+            if image.mode == "RGB":
+                return np.asarray(image)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                over = image.convert("RGBA")
+                flat = Image.new("RGBA", over.size, (*BACKGROUND, 255))
+                flat.alpha_composite(over)
+                return np.asarray(flat.convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except ImageInvalid:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageInvalid(what, f"does not decode as a picture ({error})") from error
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return an array of shape (rows, cols), (rows, cols, 3) or (rows, cols, 4) as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Return a picture at another size, by Lanczos."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
