@@ -124,8 +124,8 @@ class Progress:
         self._clock = clock
         if not self.path.is_file():
             raise LayerMissing(layer_dir, f"holds no {FILENAME}")
-        self._connection = _connected(self.path)
         try:
+            self._connection = _connected(self.path)
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
             raise MapUnreadable(self.path, f"cannot be read ({error})") from error

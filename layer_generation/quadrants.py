@@ -86,8 +86,8 @@ class QuadrantStore:
         self.path = folder / FILENAME
         if not self.path.is_file():
             raise MapMissing(folder)
-        self._db = _connected(self.path)
         with self._readable():
+            self._db = _connected(self.path)
             known = self._db["quadrants"].exists()
             ours = known and any(m.name == "quadrants_and_metadata" for m in _migrations.applied(self._db))
             if ours:

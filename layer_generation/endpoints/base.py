@@ -47,15 +47,23 @@ class EndpointError(Exception):
 
     quarantines = False
     """Whether the server itself cannot be used further, whatever the picture."""
+    counts = True
+    """Whether the picture may be to blame, so that the attempt is one of those that it has."""
 
 
 class EndpointRetryable(EndpointError):
-    """Another try may pass: no connection, time out, busy, an answer that is no picture."""
+    """Another try may pass: time out, a failure of the server, an answer that is no picture."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         """How long the server asks to wait."""
+
+
+class EndpointBusy(EndpointRetryable):
+    """The server did not take the request: no connection, at work on others, too many requests."""
+
+    counts = False
 
 
 class EndpointPermanent(EndpointError):
@@ -66,10 +74,13 @@ class EndpointUnavailable(EndpointError):
     """The server cannot be used as it is set up: key refused, no such route or model, quota used up."""
 
     quarantines = True
+    counts = False
 
 
 class EndpointCancelled(EndpointError):
     """The caller asked to stop while the request was under way."""
+
+    counts = False
 
 
 class Stop(Protocol):
