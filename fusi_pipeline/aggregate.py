@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
 from fusi_pipeline.errors import OutputExists, RasterUnusable, SourceEmpty, SourcesBroken, UsageError
-from fusi_pipeline.plan import BuildOptions, Estimate, estimate, plan_source, workers_for
+from fusi_pipeline.plan import BuildOptions, Estimate, SourcePlan, estimate, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
@@ -80,11 +80,9 @@ def estimate_source(
 ) -> Generator[Progress, None, Estimate]:
     """Return what building a source will take, scanned first where its index is stale."""
     yield from index_source(name, settings, skip_broken=skip_broken)
-    folder = source_folder(settings.source_store, name)
-    config = read_config(folder)
     cache_mib = settings.gdal_cache_mib
+    plan = _plan(name, settings, options)
     with SourceIndex(settings.index_path(name)) as index:
-        plan = plan_source(name, config, index, options or BuildOptions(), folder=folder)
         workers = workers_for(settings.memory_mb, settings.workers, cache_mib)
         return estimate(plan, index, workers, cache_mib)
 
@@ -115,6 +113,7 @@ def aggregate(
         source_folder(settings.source_store, name)
     for name in names:
         yield from index_source(name, settings, skip_broken=skip_broken)
+        _plan(name, settings, options)  # so that what cannot be built is known before anything is
     builds = []
     for name in names:
         builds.append(
@@ -180,6 +179,13 @@ def _with_sidecars(raster: Path) -> list[Path]:
     """Return a raster's path and those where GDAL looks for what belongs to it."""
     beside = [raster.with_name(raster.name + suffix) for suffix in (".aux.xml", ".msk", ".ovr")]
     return [raster, *beside, *(raster.with_suffix(suffix) for suffix in (".tfw", ".wld", ".prj", ".hdr"))]
+
+
+def _plan(name: str, settings: Settings, options: BuildOptions | None) -> SourcePlan:
+    """Return the plan of a source that has an index (see `plan_source`)."""
+    folder = source_folder(settings.source_store, name)
+    with SourceIndex(settings.index_path(name)) as index:
+        return plan_source(name, read_config(folder), index, options or BuildOptions(), folder=folder)
 
 
 def _broken(index_path: Path) -> bool:

@@ -148,7 +148,7 @@ class LineageMissing(FusiError):
     def __init__(self, path: Path, named: Path | None) -> None:
         found = f"its lineage {named} is not there, or of another merge" if named else "it names no lineage"
         super().__init__(
-            f"{path}: {found}; `fusi merge ... --lineage OUT` writes one, and it may also be named itself"
+            f"{path}: {found}; make one with `fusi merge ... --lineage OUT`, or name a lineage archive"
         )
 
 
@@ -254,17 +254,20 @@ class CutLineInvalid(UsageError):
 
 
 class GeoidGridMissing(FusiError):
-    """Heights cannot be converted because a grid that this takes is not on the disk."""
+    """Heights cannot be converted because grids that this takes are not on the disk."""
 
-    def __init__(self, source: str, grid: str, remedy: str, what: str = "") -> None:
+    def __init__(self, source: str, grids: Sequence[str], folder: Path, more: str, what: str = "") -> None:
+        noun, it = ("grid", "it") if len(grids) == 1 else ("grids", "them")
         way = f" to convert heights {what}" if what else ""
-        super().__init__(f"source {source!r}: the grid {grid}{way} is missing; {remedy}")
+        missing = f"missing the {noun} {' and '.join(grids)}{way}"
+        super().__init__(f"source {source!r}: {missing}; put {it} into {folder}, or {more}")
 
 
 class OutsideGeoidGrid(FusiError):
     """A height lies where the conversion that is asked for has no value."""
 
     def __init__(self, source: str, what: str, lon: float, lat: float, file: str = "") -> None:
+        self.file = file
         where = f"{file}, " if file else ""
         super().__init__(
             f"source {source!r}: {where}longitude {lon:.6f}, latitude {lat:.6f}: no value there to "

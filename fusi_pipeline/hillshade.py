@@ -25,32 +25,72 @@ _RAMP = np.array(
 _WATER_RAMP = np.array([(0.0, 28, 58, 104), (0.7, 84, 132, 176), (1.0, 150, 190, 214)])
 
 
-def shade(heights: Heights, pixel_m: float, exaggeration: float | None = None) -> npt.NDArray[np.uint8]:
+def shade(
+    heights: Heights,
+    pixel_m: float,
+    exaggeration: float | None = None,
+    span_m: tuple[float, float] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Return a picture of heights, shape (rows, cols, 4): RGB and alpha 0 where missing.
 
     `heights` has shape (rows, cols) in metres, NaN where missing; `pixel_m` is
-    the ground length of a pixel. Without an `exaggeration` one is chosen so that
-    the relief can be seen.
+    the ground length of a pixel. Without an `exaggeration` or a `span_m`, the
+    heights of the lowest and highest tint, those that suit the heights are
+    chosen: pictures to be compared are given the same.
     """
     valid = ~np.isnan(heights)
     picture = np.zeros((*heights.shape, 4), dtype=np.uint8)
     if not valid.any():
         return picture
-    surface = np.where(valid, heights, np.float32(np.nanmean(heights)))
-    down, right = np.gradient(surface, np.float32(pixel_m))
+    surface = _filled(heights, valid)
+    down, right = _slopes(surface, pixel_m)
     if exaggeration is None:
-        steep = float(np.percentile(np.hypot(down, right)[valid], 90))
-        exaggeration = float(np.clip(0.6 / steep, 1.0, 25.0)) if steep > 0 else 1.0
+        exaggeration = _suiting(down, right, valid)
     down *= np.float32(exaggeration)
     right *= np.float32(-exaggeration)
     light = _light(right, down)
     light *= np.float32(0.85)
     light += np.float32(0.35)
-    tint = _tint(surface, valid)
+    tint = _tint(surface, span_of(heights) if span_m is None else span_m)
     for band in range(3):
         picture[..., band] = np.clip(np.rint(tint[..., band] * light), 0, 255)
     picture[..., 3] = np.where(valid, 255, 0)
     return picture
+
+
+def exaggeration_of(heights: Heights, pixel_m: float) -> float:
+    """Return the exaggeration that shows the relief of heights; 1 where there are none."""
+    valid = ~np.isnan(heights)
+    if not valid.any():
+        return 1.0
+    down, right = _slopes(_filled(heights, valid), pixel_m)
+    return _suiting(down, right, valid)
+
+
+def span_of(heights: Heights) -> tuple[float, float]:
+    """Return the heights of the lowest and highest tint, extremes left out; (0, 1) where there are none."""
+    valid = heights[~np.isnan(heights)]
+    if not valid.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(valid, (1, 99.5)))
+    return low, high
+
+
+def _filled(heights: Heights, valid: npt.NDArray[np.bool_]) -> Heights:
+    """Return heights with their mean where they are missing."""
+    return np.where(valid, heights, np.float32(np.nanmean(heights)))
+
+
+def _slopes(surface: Heights, pixel_m: float) -> tuple[Heights, Heights]:
+    """Return the rise per metre down and to the right."""
+    down, right = np.gradient(surface, np.float32(pixel_m))
+    return np.asarray(down), np.asarray(right)
+
+
+def _suiting(down: Heights, right: Heights, valid: npt.NDArray[np.bool_]) -> float:
+    """Return the exaggeration by which slopes can be seen."""
+    steep = float(np.percentile(np.hypot(down, right)[valid], 90))
+    return float(np.clip(0.6 / steep, 1.0, 25.0)) if steep > 0 else 1.0
 
 
 def _light(east: Heights, north: Heights) -> Heights:
@@ -68,9 +108,9 @@ def _light(east: Heights, north: Heights) -> Heights:
     return total
 
 
-def _tint(surface: Heights, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def _tint(surface: Heights, span_m: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """Return the colour of each height, shape (rows, cols, 3); 0 m and below as water."""
-    low, high = (float(value) for value in np.percentile(surface[valid], (1, 99.5)))
+    low, high = span_m
     base = max(low, 0.0)
     tint = _colours(_RAMP)[_levels((surface - np.float32(base)) / np.float32(max(high - base, 1.0)))]
     water = surface <= 0

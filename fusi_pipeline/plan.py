@@ -1,4 +1,4 @@
-"""Sources x area x zooms -> blocks, and what they will cost. Pure: reads only the index.
+"""Sources x area x zooms -> blocks, and what they will cost. Reads only the index (and geoid grids).
 
 A block is a square of base tiles, warped in one piece. Its key is a hash of
 everything its bytes depend on; the tiles above the blocks are keyed by the keys
@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from fusi_pipeline.conversion import conversion
 from fusi_pipeline.errors import AreaEmpty, BudgetTooSmall, ZoomInvalid
 from fusi_pipeline.pixel_grid import PixelGridKey, pixel_grid_key, pixel_sides_m
 from fusi_pipeline.sources import AUTO_MAXZOOM_CAP, SourceConfig, SourceFile, SourceIndex
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
+from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
 CODE_VERSION = "terrain-1"
 """Part of every key: raised whenever a change of the code changes the bytes of a tile."""
@@ -85,6 +88,8 @@ class SourcePlan:
     """Columns and rows of the blocks at `block_zoom`, shape (n, 2), row by row."""
     margin_m: float
     """How far beyond a block a file may reach into it, in EPSG:3857 metres."""
+    vertical: Conversion = UNCONVERTED
+    """How heights are converted to another vertical CRS."""
 
     def blocks(self, index: SourceIndex) -> Iterator[Block]:
         """Yield the blocks in order, reading the files of each from the index."""
@@ -96,7 +101,10 @@ class SourcePlan:
             digest = base.copy()
             digest.update(f"{tile}|{clip}".encode())
             for file in files:
-                digest.update(f"|{file.fingerprint}".encode())
+                averaged = pixel_grid_key(file) in self.averaged
+                digest.update(f"|{file.fingerprint}{'a' if averaged else ''}".encode())
+                if (shift := self.vertical.shift(file.vertical_crs)) is not None:
+                    digest.update(f"+{shift.digest}".encode())
             yield Block(tile, digest.hexdigest(), files, clip)
 
     def parent_key(self, tile: Tile, keys: Mapping[Tile, str]) -> str:
@@ -155,7 +163,6 @@ class SourcePlan:
             config.nodata,
             config.unit_factor,
             config.offset_m,
-            sorted(self.averaged),
         )
         return hashlib.blake2b(repr(words).encode(), digest_size=16)
 
@@ -181,9 +188,19 @@ class Estimate:
 
 
 def plan_source(
-    name: str, config: SourceConfig, index: SourceIndex, options: BuildOptions, *, levels: int = BLOCK_LEVELS
+    name: str,
+    config: SourceConfig,
+    index: SourceIndex,
+    options: BuildOptions,
+    *,
+    folder: Path | None = None,
+    levels: int = BLOCK_LEVELS,
 ) -> SourcePlan:
-    """Return the plan of a source. Raises ZoomInvalid and AreaEmpty."""
+    """Return the plan of a source; `folder` is its own, where a geoid grid may be.
+
+    Raises ZoomInvalid and AreaEmpty, and where heights cannot be converted as
+    wished what `conversion` raises.
+    """
     automatic = min(index.maxzoom(), AUTO_MAXZOOM_CAP)
     maxzoom = options.maxzoom
     if maxzoom is None:
@@ -213,6 +230,7 @@ def plan_source(
         averaged=frozenset(key for key, finest in boxes.finest_m.items() if base_m > _AVERAGE_ABOVE * finest),
         coordinates=coordinates,
         margin_m=_MARGIN_PX * boxes.coarsest_m,
+        vertical=conversion(name, folder, config, index, boxes.declared, options.bbox),
     )
 
 
@@ -251,24 +269,28 @@ def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int)
 
 @dataclass(frozen=True, slots=True)
 class _Boxes:
-    """The boxes of all files, one row for each part, and the resolutions of their pixel grids."""
+    """The boxes of all files, one row for each part, the resolutions of their pixel grids, and more."""
 
     parts: npt.NDArray[np.float64]
     finest_m: dict[PixelGridKey, float]
     coarsest_m: float
+    declared: dict[str, str]
+    """What files say that heights are counted from, with the name of the first that does."""
 
     @classmethod
     def read(cls, index: SourceIndex) -> _Boxes:
         parts: list[tuple[float, float, float, float]] = []
         finest: dict[PixelGridKey, float] = {}
         coarsest = 0.0
+        declared: dict[str, str] = {}
         for file in index.files():
+            declared.setdefault(file.vertical_crs, file.filename)
             for part in file.box.parts():
                 parts.append((part.left, part.bottom, part.right, part.top))
             sides, key = pixel_sides_m(file), pixel_grid_key(file)
             finest[key] = min(*sides, finest.get(key, sides[0]))
             coarsest = max(coarsest, *sides)
-        return cls(np.array(parts, dtype=np.float64).reshape(-1, 4), finest, coarsest)
+        return cls(np.array(parts, dtype=np.float64).reshape(-1, 4), finest, coarsest, declared)
 
     def touch(self, bbox: Bounds) -> bool:
         """Tell whether any file touches a geographic box."""

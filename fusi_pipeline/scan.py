@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from fusi_pipeline.errors import OutputUnwritable, SourceEmpty, SourceIndexInvalid, SourcesBroken
+from fusi_pipeline.conversion import check_before_scan, conversion, is_wanted, oddities
+from fusi_pipeline.errors import (
+    OutputUnwritable,
+    OutsideGeoidGrid,
+    SourceEmpty,
+    SourceIndexInvalid,
+    SourcesBroken,
+)
 from fusi_pipeline.footprint import width_m
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.sources import (
@@ -80,15 +87,18 @@ def scan(
     one that was interrupted, or found broken files, does not read it again.
     `cache_mib` limits GDAL's block cache meanwhile; None leaves it as it is.
     Raises SourceConfigInvalid, SourceEmpty, SourcesBroken (unless
-    `skip_broken`), DiskFull and OutputUnwritable.
+    `skip_broken`), DiskFull and OutputUnwritable, and where heights cannot be
+    converted as wished what `conversion` raises, after the index is written.
     """
     config = read_config(folder)
+    check_before_scan(name, folder, config)
     entries = raster_entries(folder)
     if not entries:
         raise SourceEmpty(name, f"{folder} holds no raster; put GeoTIFFs (or what else GDAL reads) there")
     tally = _Tally({entry.filename for entry in entries})
     with sqlite_errors(index_path):
         yield from _scanned(folder, index_path, name, config, entries, tally, workers, skip_broken, cache_mib)
+    _check_heights(name, folder, config, index_path, tally)
     return _report(folder, index_path, tally)
 
 
@@ -128,6 +138,21 @@ def _refuse_empty(name: str, tally: _Tally) -> None:
             f"not one valid pixel in {tally.files} file{'s' if tally.files != 1 else ''}; "
             "check nodata in the files and in source.toml",
         )
+
+
+def _check_heights(name: str, folder: Path, config: SourceConfig, index_path: Path, tally: _Tally) -> None:
+    """Add warnings about what heights are counted from, and raise where they cannot be converted.
+
+    A file that reaches out of a grid only warns: it may not be built.
+    """
+    tally.warnings += oddities(config, tally.declared)
+    if not is_wanted(config):
+        return
+    with SourceIndex(index_path) as index:
+        try:
+            conversion(name, folder, config, index, tally.declared)
+        except OutsideGeoidGrid as outside:
+            tally.warnings.append((outside.file, str(outside)))
 
 
 def _report(folder: Path, index_path: Path, tally: _Tally) -> ScanReport:
@@ -176,6 +201,8 @@ class _Tally:
     valid_pixels: int = 0
     broken: list[BrokenFile] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    declared: dict[str, str] = field(default_factory=dict)
+    """What files say that heights are counted from, with the name of the first that does."""
     _finest: tuple[float, str] = (float("inf"), "")
     _coarsest: tuple[float, str] = (0.0, "")
 
@@ -193,6 +220,7 @@ class _Tally:
         self.reused += known
         self.pixels += outcome.width * outcome.height
         self.valid_pixels += outcome.valid_pixels
+        self.declared.setdefault(outcome.vertical_crs, outcome.filename)
         self.warnings += [(outcome.filename, text) for text in outcome.warnings]
         doubled = sum(path in self.names for path, _, _ in outcome.parts)
         if doubled:

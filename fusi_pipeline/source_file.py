@@ -32,7 +32,7 @@ class SourceFile:
     fingerprint: str
     """SHA-256 (hex) of the content of the file and of `parts`."""
     crs: str
-    """WKT."""
+    """The horizontal CRS as WKT."""
     transform: tuple[float, float, float, float, float, float]
     """Affine a, b, c, d, e, f: x = a*col + b*row + c, y = d*col + e*row + f."""
     width: int
@@ -47,7 +47,8 @@ class SourceFile:
     """The file has a mask band or an alpha band of its own."""
     valid_pixels: int
     minimum: float
-    """Least height in metres, after scale, unit factor and offset; nan when no pixel is valid."""
+    """Least height in metres, after scale, unit factor and offset, before a conversion to another vertical
+    CRS; nan when no pixel is valid."""
     maximum: float
     box: XYBounds
     """Clamped to the web-mercator square; left > right across the antimeridian."""
@@ -56,6 +57,8 @@ class SourceFile:
     warnings: tuple[str, ...] = ()
     parts: tuple[tuple[str, int, int], ...] = ()
     """Sidecars and members: (path as from the source folder, bytes, mtime_ns)."""
+    vertical_crs: str = ""
+    """What the file's own CRS says that heights are counted from, as a code or WKT; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,8 @@ _SIDECAR_ENDINGS = (
 )
 """Endings of files that change what the raster beside them says."""
 _OTHER_ENDINGS = (
-    ".7z .aux .bak .bz2 .clr .cpg .css .csv .dbf .db .doc .docx .fgb .gif .geojson .gml .gpkg .gz .htm "
-    ".html .ige .ini .jpeg .jpg .js .json .kml .kmz .las .laz .lock .log .lst .lyr .mbtiles .md .md5 "
+    ".7z .aux .bak .bz2 .clr .cpg .css .csv .dbf .db .doc .docx .fgb .gif .geojson .gml .gpkg .gsb .gtx .gz "
+    ".htm .html .ige .ini .jpeg .jpg .js .json .kml .kmz .las .laz .lock .log .lst .lyr .mbtiles .md .md5 "
     ".meta .mtl .parquet .part .pdf .pmtiles .png .ps1 .py .qgs .qgz .qix .qml .qpj .rar .rrd .sbn "
     ".sbx .sh .sha1 .sha256 .sha512 .shp .shx .sld .sqlite .stx .svg .tab .tar .tfwx .tgz .tmp .toml .tsv "
     ".txt .url .webp .xls .xlsx .xml .xsd .xsl .xz .yaml .yml .zip .zst"
@@ -56,6 +56,13 @@ class SourceConfig:
     """Added after the factor."""
     max_zoom: int | None = None
     vertical_datum: str = ""
+    """Name for the metadata, in place of that of the vertical CRS."""
+    vertical_crs: str = ""
+    """What the heights in the files are counted from, in place of what the files say."""
+    target_vertical_crs: str = ""
+    """What they are converted to."""
+    geoid_grid: str = ""
+    """Grid of geoid heights that are subtracted; a path from the folder, or a name in PROJ's folders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +105,22 @@ def read_config(folder: Path) -> SourceConfig:
             raise SourceConfigInvalid(path, f"{key} = {value!r}: expected {expected}")
         if isinstance(value, int) and key != "max_zoom":
             table[key] = float(value)
-    return SourceConfig(**{"name": folder.name, **table})
+    config = SourceConfig(**{"name": folder.name, **table})
+    _check_heights(path, config)
+    return config
+
+
+def _check_heights(path: Path, config: SourceConfig) -> None:
+    """Raise SourceConfigInvalid where the vertical keys cannot be used, alone or together."""
+    if not (config.vertical_crs or config.target_vertical_crs or config.geoid_grid):
+        return
+    from fusi_pipeline import vertical  # PROJ takes long to load, and few sources need it
+
+    reason = vertical.invalid(
+        config.vertical_crs, config.target_vertical_crs, config.geoid_grid, config.unit_factor
+    )
+    if reason is not None:
+        raise SourceConfigInvalid(path, reason)
 
 
 def _wrong_type(key: str, value: object) -> str | None:
@@ -174,11 +196,15 @@ def raster_files(folder: Path) -> list[Path]:
 
 
 def raster_entries(folder: Path) -> list[RasterEntry]:
-    """Return the raster candidates of a source folder with their state, sorted by name."""
+    """Return the raster candidates of a source folder with their state, sorted by name.
+
+    The geoid grid that `source.toml` names is none. Raises SourceConfigInvalid.
+    """
+    geoid_grid = os.path.normpath(read_config(folder).geoid_grid)
     found: list[tuple[str, os.DirEntry[str]]] = []
     sidecars: dict[str, list[str]] = {}
     for relative, item in _walk(folder):
-        if _is_candidate(relative):
+        if _is_candidate(relative) and relative != geoid_grid:
             found.append((relative, item))
         elif (base := _sidecar_base(relative)) is not None:
             sidecars.setdefault(base, []).append(relative)

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -41,7 +41,7 @@ from fusi_pipeline.source_folder import (
     reading_digest,
     source_folder,
 )
-from fusi_pipeline.tiles.files import free_mib, replacing
+from fusi_pipeline.tiles.files import file_state, free_mib, replacing
 from fusi_pipeline.tiles.grid import HALF_WORLD_M, XYBounds
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "is_unchanged",
     "metres_per_number",
     "missing",
+    "note_whole",
     "part_state",
     "raster_entries",
     "raster_files",
@@ -71,9 +72,10 @@ __all__ = [
     "write_index",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the schema or what a scan finds changes; older indexes are then stale."""
 
+_WHOLE = "whole:"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE crs (id INTEGER PRIMARY KEY, wkt TEXT NOT NULL UNIQUE);
@@ -210,6 +212,10 @@ class SourceIndex:
         """Return the highest zoom that any file asks for."""
         return int(self._meta["maxzoom"])
 
+    def whole(self, archive: Path) -> str | None:
+        """Return the state of an archive when it was last known to be whole (see `note_whole`), or None."""
+        return self._meta.get(f"{_WHOLE}{archive.name}")
+
     def files(self) -> Iterator[SourceFile]:
         """Yield every file, by name, without loading them all."""
         yield from map(_file, self._connection.execute(f"{_ROWS} ORDER BY files.filename"))
@@ -310,6 +316,15 @@ def _fill(
         maxzoom=str(maxzoom),
         bounds=json.dumps([bounds.left, bounds.bottom, bounds.right, bounds.top]),
     )
+
+
+def note_whole(index_path: Path, archive: Path) -> None:
+    """Note in the index that an archive made from it is whole as it is now.
+
+    Where that cannot be noted, the next build reads the archive through instead.
+    """
+    with suppress(sqlite3.Error), closing(sqlite3.connect(index_path)) as connection, connection:
+        FileStore(connection).set_meta(**{f"{_WHOLE}{archive.name}": file_state(archive)})
 
 
 def union(boxes: Sequence[XYBounds]) -> XYBounds:

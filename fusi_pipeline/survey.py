@@ -26,6 +26,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
+from fusi_pipeline import vertical
 from fusi_pipeline.census import Census
 from fusi_pipeline.footprint import Coordinates, Extent, OutsideMercator, footprint, width_m
 from fusi_pipeline.sources import (
@@ -72,7 +73,8 @@ class Survey:
         """Return the record of a file, or what is wrong with it."""
         try:
             # Without a listing of the folder at every open, which half a million files cannot afford.
-            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+            # Old GeoTIFFs too shall tell what their heights are counted from.
+            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE", GTIFF_REPORT_COMPD_CS="YES"):
                 return self._survey(entry)
         except _Unusable as unusable:
             problem = str(unusable)
@@ -95,7 +97,8 @@ class Survey:
         path = self._folder / entry.filename
         with _open(path) as dataset:
             _check(dataset)
-            box = _box(dataset)
+            crs, vertical_crs = _crs(dataset.crs.to_wkt())
+            box = _box(dataset, crs)
             parts = self._parts(dataset, entry)
             fingerprint = self._fingerprint(path, [name for name, _, _ in parts])
             census = self._census(dataset)
@@ -108,7 +111,7 @@ class Survey:
                 size_bytes=entry.size_bytes,
                 mtime_ns=entry.mtime_ns,
                 fingerprint=fingerprint,
-                crs=dataset.crs.to_wkt(),
+                crs=crs,
                 transform=tuple(dataset.transform)[:6],
                 width=dataset.width,
                 height=dataset.height,
@@ -124,6 +127,7 @@ class Survey:
                 maxzoom=min(AUTO_MAXZOOM_CAP, zoom_for_resolution(pixel_m)),
                 warnings=tuple(_warnings(dataset, census, self._config)),
                 parts=tuple(parts),
+                vertical_crs=vertical_crs,
             )
 
     def _nodata(self, dataset: Any) -> float | None:
@@ -271,9 +275,16 @@ def _windows(dataset: Any) -> Iterator[Window]:
             yield Window(col, row, min(cols, dataset.width - col), min(rows, dataset.height - row))
 
 
-def _box(dataset: Any) -> XYBounds:
+@lru_cache(maxsize=64)
+def _crs(wkt: str) -> tuple[str, str]:
+    """Return the horizontal CRS of a dataset as GDAL writes it, and what it declares of heights."""
+    horizontal, declared = vertical.split(wkt)
+    return (CRS.from_wkt(horizontal).to_wkt(), declared) if declared else (wkt, "")
+
+
+def _box(dataset: Any, crs: str) -> XYBounds:
     """Return the box of a dataset in EPSG:3857. Raises OutsideMercator or CRSError."""
-    place = _place(dataset.crs.to_wkt())
+    place = _place(crs)
     west, south, east, north = dataset.bounds
     left, right = sorted((west, east))
     bottom, top = sorted((south, north))

@@ -9,7 +9,7 @@ from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.pixel_grid import PixelGridKey
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import BlockRecord
-from fusi_pipeline.vertical import UNCONVERTED, Conversion
+from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
 ABSENT, ENCODED, COPIED = -1, 0, 1
 """What a merge does for a tile: nothing, as no input has a height; encode it; copy it as it is."""
@@ -105,6 +105,10 @@ class TileMade:
     """ABSENT, ENCODED, or COPIED + i for a copy of contributor i's."""
     counts: tuple[int, ...]
     """How many pixels each contributor decides or has a share in."""
+    disjoint: bool
+    """Whether no pixel is valid in more than one contributor, so that their order is of no account."""
+    size: int
+    """Size of the tile in bytes, also where it is copied."""
     terrain: bytes | None
     lineage: bytes | None
 

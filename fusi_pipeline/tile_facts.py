@@ -1,4 +1,4 @@
-"""What one tile holds, and the height at a position in it."""
+"""What one tile holds, heights or lineage, and the height at a position in it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fusi_pipeline import lineage, lineage_files
+from fusi_pipeline.at import pixel_at, step_m
 from fusi_pipeline.errors import ArchiveUnsuitable, OutputExists, UsageError
 from fusi_pipeline.preview import tile_heights
-from fusi_pipeline.tiles import grid, terrarium
+from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.files import replacing
-from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
+from fusi_pipeline.tiles.grid import Tile
 
 
 def height_at(reader: TileReader, tile: Tile, lon: float, lat: float) -> float | None:
@@ -26,11 +28,7 @@ def height_at(reader: TileReader, tile: Tile, lon: float, lat: float) -> float |
     heights = tile_heights(reader, tile)
     if heights is None:
         raise ArchiveUnsuitable(reader.path, f"has no tile {tile}")
-    box, size = grid.xy_bounds(tile), grid.resolution_m(tile.z)
-    x_m, y_m = grid.project(lon, lat)
-    scale = TILE_SIZE_PX / heights.shape[1]
-    col = min(max(math.floor((x_m - box.left) / size / scale), 0), heights.shape[1] - 1)
-    row = min(max(math.floor((box.top - y_m) / size / scale), 0), heights.shape[0] - 1)
+    col, row = pixel_at(lon, lat, tile, heights.shape[1])
     height = float(heights[row, col])
     return None if math.isnan(height) else height
 
@@ -49,18 +47,49 @@ def said(height: float | None) -> str:
 
 
 def facts(reader: TileReader, tile: Tile) -> dict[str, object]:
-    """Return what a tile holds: size, heights, missing share, vertical step, bounds."""
-    data, heights = reader.read(tile), tile_heights(reader, tile)
-    if data is None or heights is None:
+    """Return what a tile holds: size, bounds, and heights, missing share and vertical step, or sources.
+
+    Raises ArchiveUnsuitable where the archive has no such tile or holds neither.
+    """
+    data = reader.read(tile)
+    if data is None:
         raise ArchiveUnsuitable(reader.path, f"has no tile {tile}")
-    valid = heights[~np.isnan(heights)]
+    held = _sources if lineage_files.is_lineage(reader.metadata) else _heights
     return {
         "tile": str(tile),
         "bytes": len(data),
+        **held(reader, tile),
+        "bounds": str(grid.bounds(tile)),
+    }
+
+
+def _heights(reader: TileReader, tile: Tile) -> dict[str, object]:
+    heights = tile_heights(reader, tile)
+    assert heights is not None, "the tile was read before"
+    valid = heights[~np.isnan(heights)]
+    return {
         "pixels": f"{heights.shape[1]} x {heights.shape[0]}",
         "minimum_m": float(valid.min()) if valid.size else None,
         "maximum_m": float(valid.max()) if valid.size else None,
         "missing": f"{1 - valid.size / heights.size:.2%}",
-        "vertical_step_m": terrarium.step_m(tile.z),
-        "bounds": str(grid.bounds(tile)),
+        "vertical_step_m": step_m(reader.metadata, tile.z),
+    }
+
+
+def _sources(reader: TileReader, tile: Tile) -> dict[str, object]:
+    """Return the share of a tile's pixels that each source has."""
+    pixels = lineage_files.tile_pixels(reader, tile)
+    assert pixels is not None, "the tile was read before"
+    first, second, _ = lineage.decode(pixels)
+    names = {entry.index: entry.name for entry in lineage.legend(reader.metadata)}
+    counts = np.bincount(first.ravel(), minlength=1)
+    return {
+        "pixels": f"{pixels.shape[1]} x {pixels.shape[0]}",
+        "sources": {
+            names.get(index, f"source {index}"): f"{counts[index] / first.size:.2%}"
+            for index in np.flatnonzero(counts).tolist()
+            if index
+        },
+        "blended": f"{np.count_nonzero(second) / first.size:.2%}",
+        "missing": f"{counts[0] / first.size:.2%}",
     }

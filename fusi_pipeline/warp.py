@@ -28,6 +28,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform as project_points
 from rasterio.windows import Window
 
+from fusi_pipeline import height_shift
 from fusi_pipeline.errors import SourceUnreadable
 from fusi_pipeline.pixel_grid import PHASE_PX, PixelGrid, PixelGridKey, pixel_grids
 from fusi_pipeline.sources import SourceFile, heights_m
@@ -35,6 +36,7 @@ from fusi_pipeline.tasks import WarpParameters
 from fusi_pipeline.tiles import grid, resample
 from fusi_pipeline.tiles.grid import XYBounds
 from fusi_pipeline.tiles.resample import Heights, Lattice
+from fusi_pipeline.vertical_shift import Shift
 
 _WEB_MERCATOR = CRS.from_epsg(3857)
 _SPACING_PX = 32
@@ -147,10 +149,11 @@ def warp(
 
     `files` are those that may touch the window, in order of precedence where
     they overlap on one grid; of overlapping grids the finest has precedence.
-    Raises SourceUnreadable.
+    Heights are converted to the vertical CRS that the source wants. Raises
+    SourceUnreadable and OutsideGeoidGrid.
     """
     out = np.full((window.height, window.width), np.nan, dtype=np.float32)
-    for pixel_grid in sorted(pixel_grids(files), key=_precedence):
+    for pixel_grid, shift in _grids(files, parameters):
         method = parameters.resampling
         if pixel_grid.key in parameters.averaged:
             method = "average"
@@ -158,8 +161,30 @@ def warp(
             rows = slice(part.row_off - window.row_off, part.row_off - window.row_off + part.height)
             cols = slice(part.col_off - window.col_off, part.col_off - window.col_off + part.width)
             target = out[rows, cols]
+            before = None if shift is None else np.isnan(target)
             _warp_grid(pixel_grid, datasets, part, method, parameters, target, threads)
+            if shift is not None and before is not None:
+                _convert(target, before & ~np.isnan(target), part, shift)
     return out
+
+
+def _grids(files: Sequence[SourceFile], parameters: WarpParameters) -> list[tuple[PixelGrid, Shift | None]]:
+    """Return the pixel grids of files, those with precedence first, with what is added to their heights.
+
+    Files whose heights are converted differently are never one grid.
+    """
+    groups: dict[Shift | None, list[SourceFile]] = {}
+    for file in files:
+        groups.setdefault(parameters.vertical.shift(file.vertical_crs), []).append(file)
+    grids = [(one, shift) for shift, members in groups.items() for one in pixel_grids(members)]
+    return sorted(grids, key=lambda pair: (_precedence(pair[0]), "" if pair[1] is None else pair[1].digest))
+
+
+def _convert(out: Heights, filled: npt.NDArray[np.bool_], window: TargetWindow, shift: Shift) -> None:
+    """Add a shift to the heights of a window that were filled just now."""
+    for rows, cols, metres in height_shift.shifts(shift, window.z, window.col_off, window.row_off, filled):
+        part = out[rows, cols]
+        np.add(part, metres, out=part, where=filled[rows, cols])
 
 
 def _precedence(pixel_grid: PixelGrid) -> tuple[float, PixelGridKey, tuple[int, int]]:
