@@ -362,7 +362,7 @@ def tiles_replaced(fusi: Fusi, data: bytes, where: str = "1") -> None:
 
 
 def an_archive_of_small_tiles(fusi: Fusi) -> None:
-    tiles_replaced(fusi, encode_webp(np.full((256, 256, 3), (128, 0, 0), np.uint8)))
+    tiles_replaced(fusi, encode_webp(np.full((128, 128, 3), (128, 0, 0), np.uint8)))
 
 
 def an_archive_with_a_corrupt_tile(fusi: Fusi) -> None:
@@ -426,8 +426,8 @@ BAD: dict[str, tuple[Callable[[Fusi], None], tuple[object, ...], int, str]] = {
     ),
     "an archive that is missing": (nothing, MERGE, 2, r"in\.mbtiles: no such archive"),
     "a text for an archive": (a_text_for_an_archive, MERGE, 1, "neither MBTiles nor PMTiles"),
-    "an archive that is not terrain": (an_archive_of_pictures, MERGE, 1, "not terrain"),
-    "tiles of another size": (an_archive_of_small_tiles, MERGE, 1, "256 x 256 px"),
+    "an archive that is not terrain": (an_archive_of_pictures, MERGE, 1, "not known to be terrain"),
+    "tiles of another size": (an_archive_of_small_tiles, MERGE, 1, "128 x 128 px"),
     "a corrupt tile": (an_archive_with_a_corrupt_tile, MERGE, 1, "tile 3/4/2 is corrupt"),
     "an output that is no PMTiles": (
         nothing,
@@ -574,7 +574,7 @@ def test_a_tile_damaged_after_a_merge_is_found_and_mended_as_the_message_says(fu
     archive = fusi.folder / "output" / "sources" / "hills.mbtiles"
     assert fusi("merge", archive, "-o", "one.pmtiles").code == 0
     tile = corrupt(archive)
-    (line,) = fusi("merge", archive, "-o", "one.pmtiles").said
+    (line,) = fusi("merge", archive, "-o", "two.pmtiles").said
     assert str(tile) in line
     assert "fusi build NAME --overwrite" in line
     report = fusi("build", "hills", "--overwrite", "--json").json[0]
