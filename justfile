@@ -12,6 +12,11 @@ setup:
     uv venv -q --allow-existing .venv
     uv pip install -q --python {{python}} --require-hashes -r requirements.lock
     uv pip install -q --python {{python}} --no-deps -e .
+    @command -v npm >/dev/null && node fusi_pipeline/viewer/page/build.mjs || echo "viewer: not built, because npm is missing or failed; fusi serve works without its map"
+
+# Bundle the page of fusi serve with its libraries
+viewer:
+    @node fusi_pipeline/viewer/page/build.mjs
 
 # Make output/demo.pmtiles from a real elevation model
 demo: setup
@@ -35,9 +40,10 @@ test: setup
     .venv/bin/lint-imports
     {{python}} -m pytest
 
-# Measure the build against the cost of encoding its tiles
+# Measure the build against the cost of encoding its tiles, and a run after a change against a clean one
 bench: setup
     {{python}} benchmarks/encode_floor.py
+    {{python}} benchmarks/incremental.py
 
 # Write the pinned versions again, after a change of dependencies
 lock:

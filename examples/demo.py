@@ -2,9 +2,10 @@
 
 Takes the Jacksboro fault (Tennessee, 3 arc seconds) that matplotlib ships,
 derives two overlapping sources from it - all of it at half the resolution in
-NAD83, its middle at 40 m in UTM with an irregular hole - and makes one archive,
-its verification and a shaded picture. With `--sources-only` it stops after the
-sources, for another command to go on with them.
+NAD83, its middle at 40 m in UTM with an irregular hole - and makes one archive
+with its lineage, a deep verification, what each source covers, and a picture of
+both archives. With `--sources-only` it stops after the sources, for another
+command to go on with them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from rasterio.warp import reproject, transform_bounds
 
 from fusi_pipeline import aggregate
 from fusi_pipeline.console import duration, print_table, run, size
+from fusi_pipeline.coverage import CoverageReport, coverage
 from fusi_pipeline.preview import write_preview
 from fusi_pipeline.settings import Settings, settings_from
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.verify import verify
+from fusi_pipeline.verify import verify_deep
 
 CRS = "EPSG:4269"
 FINE_CRS = "EPSG:32616"
@@ -36,7 +38,7 @@ CREDIT = "SRTM, NASA/USGS (public domain), by way of matplotlib"
 
 
 def main() -> None:
-    """Make the sources, the archive and the picture; say what came of it."""
+    """Make the sources, the archives and their pictures; say what came of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sources-only", action="store_true", help="write the two sources and stop")
     options = parser.parse_args()
@@ -46,19 +48,41 @@ def main() -> None:
     if options.sources_only:
         print(f"wrote {', '.join(SOURCES)} to {settings.source_store}")
         return
+    pause_s = settings.progress_interval_s
     output = settings.output_dir / "demo.pmtiles"
-    run(aggregate.aggregate(SOURCES, output, settings), settings.progress_interval_s)
-    report = run(verify(output, sample=0), settings.progress_interval_s)
-    picture = output.with_suffix(".png")
-    width, height = write_preview(output, picture, max_px=1200)
+    lineage = settings.output_dir / "demo_lineage.pmtiles"
+    run(aggregate.aggregate(SOURCES, output, settings, lineage_output=lineage), pause_s)
+    report = run(verify_deep(output, settings), pause_s)
+    covered = run(coverage(output, output.with_name("demo_coverage.geojson")), pause_s)
     summary(output, settings)
+    print_coverage(covered)
     print(f"\n{output}: {size(output.stat().st_size)}, {'sound' if report.sound else report.problems}")
-    print(f"{picture}: {width} x {height} px")
+    print(f"{lineage}: {size(lineage.stat().st_size)}, which source each pixel is from")
+    print(f"{covered.output}: {covered.features} polygons of what each source covers")
+    for archive in (output, lineage):
+        picture = archive.with_suffix(".png")
+        width, height = write_preview(archive, picture, max_px=1200)
+        print(f"{picture}: {width} x {height} px")
     print(f"all in {duration(time.monotonic() - started)}\n")
     print("next, in a shell where `fusi` is on the path (`source .venv/bin/activate`):")
     print(f"  fusi show {output}")
+    print(f"  fusi at -84.25,36.58 {output}    # how high, and who says so")
     print("  fusi aggregate YOUR_SOURCE -o output/yours.pmtiles   # GeoTIFFs in source-store/YOUR_SOURCE/")
     print("  just dev                                             # the same in the Dagster UI")
+
+
+def print_coverage(report: CoverageReport) -> None:
+    """Print what each source covers at the highest zoom."""
+    highest = max(one.zoom for one in report.coverage)
+    print()
+    print_table(
+        (f"source at zoom {highest}", "pixels", "share", "km2"),
+        [
+            (one.source, one.pixels, f"{one.share:.1%}", round(one.area_km2, 1))
+            for one in report.coverage
+            if one.zoom == highest
+        ],
+    )
 
 
 def summary(output: Path, settings: Settings) -> None:

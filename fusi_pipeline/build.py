@@ -2,7 +2,7 @@
 
 A build resumes at the first block that is not committed, and takes every block
 whose key an earlier archive of the source already holds from there, byte for
-byte. Since blocks are committed in the order of the plan, whatever happened
+byte, after a look at its hashes. Since blocks are committed in the order of the plan, whatever happened
 before, the file is the same as that of an undisturbed build.
 """
 
@@ -10,27 +10,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fusi_pipeline.errors import ArchiveUnreadable, FusiError, OutputExists, SourceEmpty
+from fusi_pipeline.build_before import BuildBefore, refuse_foreign
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, SourceEmpty
 from fusi_pipeline.plan import Block, BuildOptions, SourcePlan, plan_source, workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.sources import SourceConfig, SourceIndex, union
+from fusi_pipeline.sources import SourceConfig, SourceIndex, note_whole, union
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata
-from fusi_pipeline.tiles.files import scratch_folder
+from fusi_pipeline.tiles.files import file_state, scratch_folder
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 
 _STALE_SUFFIX = ".stale"
 _WORKER = "fusi_pipeline.block_worker"
+_CHECK_STRIDE = 64
+"""Blocks checked between two values of progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,18 @@ class BuildReport:
     """Blocks copied from an earlier archive of the source."""
     resumed: int
     """Blocks an interrupted run had already committed."""
+    removed: int
+    """Blocks of the archive before that are no more."""
+    tiles_built: int
+    """Tiles of the blocks computed in this run."""
+    tiles_reused: int
+    """Tiles of all other blocks."""
+    tiles_removed: int
+    """Tiles of the archive before that are no more."""
+    bytes_built: int
+    """Size of the tiles of the blocks computed in this run."""
+    bytes_reused: int
+    """Size of the tiles of all other blocks."""
     seconds: float
 
 
@@ -74,16 +90,19 @@ def build(
     """
     started = time.monotonic()
     with SourceIndex(index_path) as index:
-        plan = plan_source(name, config, index, options)
+        plan = plan_source(name, config, index, options, folder=folder)
         run = _Run(plan, index, folder, output, settings, anew)
         yield Progress("build", 0, run.total, "blocks", subject=name)
         if not overwrite:
-            _refuse_foreign(output)
-        if not anew and run.is_current():
-            _stale_path(output).unlink(missing_ok=True)
-            return run.report(0, run.total, 0, time.monotonic() - started)
-        yield from run.go()
-    return run.report(run.built, run.reused, run.resumed, time.monotonic() - started)
+            refuse_foreign(output)
+        if not anew and (yield from run.is_current()):
+            run.forget_unfinished()
+            run.reused = run.total
+        else:
+            yield from run.go()
+    if index.whole(output) != file_state(output):
+        note_whole(index_path, output)
+    return run.report(time.monotonic() - started)
 
 
 class _Run:
@@ -109,30 +128,58 @@ class _Run:
         box = index.bounds()
         self.crosses = box.left > box.right
         self.keys: dict[Tile, str] = {}
-        self.built = self.reused = self.resumed = 0
+        self.built = self.reused = self.resumed = self.removed = 0
+        self.tiles_built = self.tiles_removed = self.bytes_built = 0
         self.bytes_written = 0
 
-    def is_current(self) -> bool:
-        """Tell whether the finished archive is exactly what this plan would write."""
-        if not self.output.exists() or partial_path(self.output).exists():
-            return False
+    def is_current(self) -> Generator[Progress, None, bool]:
+        """Tell whether the finished archive is, byte for byte, what this plan would write.
+
+        Its bytes are compared with the hashes in its ledger only where nothing is
+        noted of the file; where its size or time are not those noted, it is not
+        trusted, and what is whole of it is taken over into a new one.
+        """
         try:
             reader = MBTilesReader(self.output)
-        except ArchiveUnreadable:
+        except (ArchiveMissing, ArchiveUnreadable):
             return False
         with reader:
-            if not reader.has_ledger:
-                return False
-            extents: list[Extent] = []
-            records = reader.ledger()
-            for entry in self._entries():
-                record = next(records, None)
-                if record is None or (record.tile, record.key) != entry:
+            try:
+                if not self._is_planned(reader):
                     return False
-                extents = self._with(extents, record)
-            if next(records, None) is not None or not extents:
+                noted = self.index.whole(self.output)
+                if noted is not None:
+                    return noted == file_state(self.output)
+                for done, sound in enumerate(reader.sound_blocks(), 1):
+                    if not sound:
+                        return False
+                    if done % _CHECK_STRIDE == 0:
+                        yield Progress("build", done, self.total, "blocks", subject=self.plan.name)
+                return reader.integrity_problem(indices=True) is None
+            except ArchiveUnreadable:
                 return False
-            return reader.metadata == self.metadata(extents)
+
+    def _is_planned(self, reader: MBTilesReader) -> bool:
+        """Tell whether ledger and metadata of the finished archive are those of this plan."""
+        if not reader.has_ledger:
+            return False
+        extents: list[Extent] = []
+        records = reader.ledger()
+        for entry in self._entries():
+            record = next(records, None)
+            if record is None or (record.tile, record.key) != entry:
+                return False
+            extents = self._with(extents, record)
+        if next(records, None) is not None or not extents:
+            return False
+        return reader.states(self.metadata(extents))
+
+    def forget_unfinished(self) -> None:
+        """Remove what interrupted runs left that wanted something else than the finished archive is."""
+        if partial_path(self.output).exists():
+            with MBTilesWriter(self.output, self.settings.pace) as writer:
+                writer.discard()
+        _stale_path(self.output).unlink(missing_ok=True)
 
     def go(self) -> Generator[Progress, None, None]:
         """Commit every block that is not committed, then finish the archive."""
@@ -140,21 +187,20 @@ class _Run:
         with ExitStack() as stack:
             stack.enter_context(scratch_folder(self.settings.scratch_dir))
             writer = stack.enter_context(MBTilesWriter(self.output, self.settings.pace))
-            earlier = [
-                stack.enter_context(reader)
-                for reader in map(_reusable, (self.output, _stale_path(self.output)))
-                if reader is not None and not self.anew
-            ]
-            yield from self._commit_all(stack, writer, earlier)
+            places = () if self.anew else (self.output, _stale_path(self.output))
+            before = BuildBefore(places, self.plan, stack)
+            yield from self._commit_all(stack, writer, before)
             extents: list[Extent] = []
             for record in writer.ledger():
                 extents = self._with(extents, record)
             if not extents:
+                writer.discard()
                 raise SourceEmpty(self.plan.name, "no valid pixel in the area and zooms asked for")
             writer.finish(self.metadata(extents))
+            self.removed, self.tiles_removed = before.removed(self.output)
         _stale_path(self.output).unlink(missing_ok=True)
 
-    def report(self, built: int, reused: int, resumed: int, seconds: float) -> BuildReport:
+    def report(self, seconds: float) -> BuildReport:
         """Return what was done, with the figures of the finished archive."""
         with MBTilesReader(self.output) as reader:
             tiles = sum(reader.counts().values())
@@ -167,9 +213,15 @@ class _Run:
             tiles=tiles,
             bytes=size,
             blocks=self.total,
-            built=built,
-            reused=reused,
-            resumed=resumed,
+            built=self.built,
+            reused=self.reused,
+            resumed=self.resumed,
+            removed=self.removed,
+            tiles_built=self.tiles_built,
+            tiles_reused=tiles - self.tiles_built,
+            tiles_removed=self.tiles_removed,
+            bytes_built=self.bytes_built,
+            bytes_reused=size - self.bytes_built,
             seconds=seconds,
         )
 
@@ -192,9 +244,7 @@ class _Run:
             "vertical_step_m": {str(z): terrarium.step_m(z) for z in range(plan.minzoom, plan.maxzoom + 1)},
             "height_error_m": "at most half the vertical step, beyond resampling",
         }
-        for key in ("license", "website", "vertical_datum"):
-            if getattr(config, key):
-                extra[key] = getattr(config, key)
+        extra |= {key: text for key, text in _facts(plan).items() if text}
         return ArchiveMetadata(
             name=config.name,
             minzoom=plan.minzoom,
@@ -237,7 +287,7 @@ class _Run:
                 writer.set_aside(_stale_path(self.output))
 
     def _commit_all(
-        self, stack: ExitStack, writer: MBTilesWriter, earlier: list[MBTilesReader]
+        self, stack: ExitStack, writer: MBTilesWriter, before: BuildBefore
     ) -> Generator[Progress, None, None]:
         self.resumed = done = sum(1 for _ in writer.ledger())
         settings = self.settings
@@ -246,54 +296,52 @@ class _Run:
             process_pool(workers, _WORKER, self._context(), settings.child_environment())
         )
         window = workers * WINDOW_PER_WORKER
-        blocks = self._block_tasks(done, earlier)
-        for block, made in in_order(executor, f"{_WORKER}:build_block", blocks, window):
-            yield self._commit(writer, block.tile, block.key, made, earlier)
+        work = f"{_WORKER}:build_block"
+        for block, made in in_order(executor, work, self._block_tasks(done, before), window):
+            taken = None if made is not None else before.block(block.tile, block.key)
+            if made is None and taken is None:
+                made = _now(executor, work, block)
+            yield self._commit(writer, made, taken)
         done = max(done - len(self.plan.coordinates), 0)
+        work = f"{_WORKER}:build_parent"
         for tiles in self.levels:
             for tile in tiles[:done]:
                 self._parent_key(tile)
-            parents = self._parent_tasks(tiles[done:], writer, earlier)
-            for task, made in in_order(executor, f"{_WORKER}:build_parent", parents, window):
-                yield self._commit(writer, task.tile, task.key, made, earlier)
+            parents = self._parent_tasks(tiles[done:], writer, before)
+            for task, made in in_order(executor, work, parents, window):
+                taken = None if made is not None else before.block(task.tile, task.key)
+                if made is None and taken is None:
+                    made = _now(executor, work, _parent_task(writer, task.tile, task.key))
+                yield self._commit(writer, made, taken)
             done = max(done - len(tiles), 0)
 
-    def _block_tasks(self, done: int, earlier: list[MBTilesReader]) -> Iterator[tuple[Block, bool]]:
+    def _block_tasks(self, done: int, before: BuildBefore) -> Iterator[tuple[Block, bool]]:
         for position, block in enumerate(self._blocks()):
             if position >= done:
-                yield block, _find(earlier, block.tile, block.key) is None
+                yield block, not before.has(block.tile, block.key)
 
     def _parent_tasks(
-        self, tiles: list[Tile], writer: MBTilesWriter, earlier: list[MBTilesReader]
+        self, tiles: list[Tile], writer: MBTilesWriter, before: BuildBefore
     ) -> Iterator[tuple[ParentTask, bool]]:
         for tile in tiles:
             key = self._parent_key(tile)
-            if _find(earlier, tile, key) is not None:
+            if before.has(tile, key):
                 yield ParentTask(tile, key, ()), False
             else:
-                children = tuple(writer.left_for_parent(child) for child in grid.children(tile))
-                yield ParentTask(tile, key, children), True
+                yield _parent_task(writer, tile, key), True
 
-    def _commit(
-        self,
-        writer: MBTilesWriter,
-        tile: Tile,
-        key: str,
-        made: Made | None,
-        earlier: list[MBTilesReader],
-    ) -> Progress:
-        """Write one block, made now or copied from an earlier archive; return how far this is."""
-        if made is None:
-            found = _find(earlier, tile, key)
-            assert found is not None, f"{tile} was in an earlier archive a moment ago"
-            reader, record = found
-            writer.commit(record, _tiles_of_block(reader, tile, self.plan))
-            self.reused += 1
-        else:
-            record = made.record
-            writer.commit(record, made.tiles)
+    def _commit(self, writer: MBTilesWriter, made: Made | None, taken: Made | None) -> Progress:
+        """Write one block, made now or taken over from an earlier archive; return how far this is."""
+        one = taken or made
+        assert one is not None, "what is not taken over is made"
+        writer.commit(one.record, one.tiles)
+        if taken is None:
             self.built += 1
-        self.bytes_written += record.size_bytes
+            self.tiles_built += one.record.tiles
+            self.bytes_built += one.record.size_bytes
+        else:
+            self.reused += 1
+        self.bytes_written += one.record.size_bytes
         done = self.built + self.reused + self.resumed
         return Progress("build", done, self.total, "blocks", self.bytes_written, self.plan.name)
 
@@ -304,7 +352,11 @@ class _Run:
             minzoom=self.plan.minzoom,
             maxzoom=self.plan.maxzoom,
             parameters=WarpParameters(
-                config.resampling, config.unit_factor, config.offset_m, self.plan.averaged
+                config.resampling,
+                config.unit_factor,
+                config.offset_m,
+                self.plan.averaged,
+                self.plan.vertical,
             ),
             threads=settings.warp_threads,
             io_sleep_s=settings.io_sleep_s,
@@ -312,20 +364,30 @@ class _Run:
         )
 
 
-def _find(earlier: list[MBTilesReader], tile: Tile, key: str) -> tuple[MBTilesReader, BlockRecord] | None:
-    """Return the first earlier archive that holds a block, and its ledger row."""
-    for reader in earlier:
-        record = reader.block(tile, key)
-        if record is not None:
-            return reader, record
-    return None
+def _facts(plan: SourcePlan) -> dict[str, str]:
+    """Return what a source says of its rights and its heights, empty where it says nothing."""
+    config, heights = plan.config, plan.vertical
+    factored = config.unit_factor != 1 or config.offset_m != 0
+    return {
+        "license": config.license,
+        "website": config.website,
+        "vertical_datum": config.vertical_datum or heights.datum,
+        "vertical_crs": heights.crs,
+        "vertical_conversion": heights.description,
+        "height_formula_m": f"value * {config.unit_factor!r} + {config.offset_m!r}" if factored else "",
+    }
 
 
-def _tiles_of_block(reader: MBTilesReader, block: Tile, plan: SourcePlan) -> Iterator[tuple[Tile, bytes]]:
-    """Yield the tiles that a block (or a tile above the blocks) put into an archive, in writing order."""
-    deepest = plan.maxzoom if block.z == plan.block_zoom else block.z
-    for z in range(deepest, max(block.z, plan.minzoom) - 1, -1):
-        yield from reader.square(block, z)
+def _parent_task(writer: MBTilesWriter, tile: Tile, key: str) -> ParentTask:
+    """Return a tile above the blocks, with what its committed children left for it."""
+    return ParentTask(tile, key, tuple(writer.left_for_parent(child) for child in grid.children(tile)))
+
+
+def _now(executor: Executor, work: str, task: Block | ParentTask) -> Made:
+    """Return what a worker makes of one task, waiting for it."""
+    ((_, made),) = in_order(executor, work, [(task, True)], 1)
+    assert isinstance(made, Made)
+    return made
 
 
 def _parent_levels(plan: SourcePlan) -> list[list[Tile]]:
@@ -337,33 +399,6 @@ def _parent_levels(plan: SourcePlan) -> list[list[Tile]]:
         coordinates = rows_first[:, ::-1]
         levels.append([Tile(z, x, y) for x, y in coordinates.tolist()])
     return levels
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Raise OutputExists where a file is in the way that fusi did not write."""
-    if not output.exists():
-        return
-    try:
-        with MBTilesReader(output) as reader:
-            ours = reader.has_ledger
-    except FusiError:
-        ours = False
-    if not ours:
-        raise OutputExists(output)
-
-
-def _reusable(path: Path) -> MBTilesReader | None:
-    """Return an earlier archive of fusi's to take blocks from, if there is one."""
-    if not path.is_file():
-        return None
-    try:
-        reader = MBTilesReader(path)
-    except ArchiveUnreadable:
-        return None
-    if reader.has_ledger:
-        return reader
-    reader.close()
-    return None
 
 
 def _stale_path(output: Path) -> Path:

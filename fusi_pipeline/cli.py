@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, version
 import click
 
 from fusi_pipeline import console
-from fusi_pipeline.commands import archives, building, merging
+from fusi_pipeline.commands import archives, building, merging, places, serving
 
 _COMMAND_GROUP = "fusi.commands"
 
@@ -52,6 +52,10 @@ for _command in (
     archives.tile,
     archives.verify,
     archives.preview,
+    places.at,
+    places.coverage,
+    places.inspect_fill,
+    serving.serve,
 ):
     cli.add_command(_command)
 

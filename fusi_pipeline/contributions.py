@@ -3,27 +3,31 @@
 Two merges in which a tile's key is the same make the same tile, so that its
 bytes may be taken over. A key depends on the bytes of the tiles that are read
 for it, on their inputs' options and on the rule, not on the rest of the archives.
+Where keys differ, what each input puts in may still show that nothing changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline import feather
-from fusi_pipeline.overzoom import tiles_read
+from fusi_pipeline.merge_ledger import NO_DIGEST, TileRecord
 from fusi_pipeline.progress import Progress
+from fusi_pipeline.tasks import COPIED
 from fusi_pipeline.terrain_input import TerrainInput
 from fusi_pipeline.tiles import grid
-from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.overzoom import tiles_read
 
 _HASH_BYTES = 16
+_PART_BYTES = 8
 _STRIDE = 256
 Digests = npt.NDArray[np.void]
 
@@ -120,6 +124,15 @@ class Contributions:
     """Number of each input, in order of precedence, and how many zooms above the tile its heights are."""
     key: bytes
     """Hash of all that decides about the tile's heights."""
+    rule: bytes
+    """Hash of the rule of the merge, 8 bytes."""
+    parts: tuple[bytes, ...]
+    """Hash of what each input puts in, 8 bytes each."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Number of each input, in order of precedence."""
+        return tuple(number for number, _ in self.inputs)
 
 
 class Contributors:
@@ -139,17 +152,19 @@ class Contributors:
         """Return what has a say in a tile."""
         digest = hashlib.blake2b(self._rule, digest_size=_HASH_BYTES)
         found: list[tuple[int, int]] = []
+        parts: list[bytes] = []
         for number in range(len(self._inputs)):
             part = self._part(number, tile)
             if part is not None:
                 found.append((number, part[0]))
                 digest.update(self._options[number] + part[1])
+                parts.append(_short(self._options[number] + part[1]))
         if self._feather_m and len(found) > 1:
             for number, _ in found[:-1]:
                 for other in _around(tile, feather.reach_tiles(tile, self._feather_m)):
                     part = self._part(number, other)
                     digest.update(b"-" if part is None else part[1])
-        return Contributions(tile, tuple(found), digest.digest())
+        return Contributions(tile, tuple(found), digest.digest(), _short(self._rule), tuple(parts))
 
     def digest(self, number: int, tile: Tile) -> bytes | None:
         """Return the hash of an input's own tile."""
@@ -166,6 +181,66 @@ class Contributors:
             return None
         read = [index.digest(one) or bytes(_HASH_BYTES) for one in tiles_read(tile, levels)]
         return levels, f"{levels}|{tile.x}|{tile.y}".encode() + b"".join(read)
+
+
+def carried_over(record: TileRecord, wanted: Contributions, mode: str) -> TileRecord | None:
+    """Return an earlier record of a tile as the record of the tile now wanted; None where it is to be made.
+
+    It stands where nothing that decides about the tile changed; where the inputs
+    that decide every pixel are still first, whatever lies below them; and where
+    inputs of which no two have a pixel in common changed places. Its lineage is
+    left out where the inputs that have a say have other numbers now.
+    """
+    if record.key == wanted.key:
+        order: Sequence[int] = range(len(record.inputs))
+        counts = record.counts
+    elif record.rule != wanted.rule:
+        return None
+    elif (first := _deciding(record) if mode == "priority" else 0) and (
+        record.parts[:first] == wanted.parts[:first]
+    ):
+        order = range(first)
+        counts = record.counts[:first] + (0,) * (len(wanted.inputs) - first)
+        record = replace(record, disjoint=record.disjoint and record.parts == wanted.parts)
+    elif record.disjoint and sorted(record.parts) == sorted(wanted.parts):
+        order = _order(record.parts, wanted.parts)
+        counts = tuple(record.counts[one] for one in order)
+    else:
+        return None
+    numbers = wanted.numbers
+    same = all(record.inputs[was] == numbers[now] or not counts[now] for now, was in enumerate(order))
+    choice = record.choice
+    if choice >= COPIED:
+        choice = COPIED + list(order).index(choice - COPIED)
+    return replace(
+        record, key=wanted.key, choice=choice, inputs=numbers, parts=wanted.parts, counts=counts,
+        lineage=record.lineage if same else NO_DIGEST,
+    )  # fmt: skip
+
+
+def _deciding(record: TileRecord) -> int:
+    """Return how many inputs, from the first, decide every pixel between them; 0 where not even all do."""
+    pixels = 0
+    for place, count in enumerate(record.counts, 1):
+        pixels += count
+        if pixels == TILE_SIZE_PX**2:
+            return place
+    return 0
+
+
+def _order(earlier: Sequence[bytes], now: Sequence[bytes]) -> list[int]:
+    """Return where each part that is wanted now was before, each place once."""
+    left = list(range(len(earlier)))
+    order = []
+    for part in now:
+        place = next(one for one in left if earlier[one] == part)
+        left.remove(place)
+        order.append(place)
+    return order
+
+
+def _short(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_PART_BYTES).digest()
 
 
 def _around(tile: Tile, reach: int) -> list[Tile]:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fusi_pipeline import lineage
-from fusi_pipeline.hillshade import exaggeration_of, shade, span_of
 from fusi_pipeline.inspect_fill import Contribution, Inspection
 from fusi_pipeline.lineage import LegendEntry
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX
+from fusi_pipeline.tiles.hillshade import exaggeration_of, shade, span_of
 from fusi_pipeline.tiles.resample import Heights
 
 MOST_ROWS = 24

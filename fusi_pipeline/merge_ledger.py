@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Self
 
 from fusi_pipeline.tiles.files import sync, writable_folder
 from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.mbtiles import DIGEST_BYTES, digest_of
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
-_VERSION = 1001
+_VERSION = 1002
 _APPLICATION_ID = 0x66757369
 _CELLS = "(z INTEGER, x INTEGER, y INTEGER, tiles BLOB NOT NULL, PRIMARY KEY (z, x, y)) WITHOUT ROWID"
 _SCHEMA = f"""
@@ -30,8 +31,9 @@ CREATE TABLE cells {_CELLS};
 CREATE TABLE tiles (kind INTEGER, z INTEGER, x INTEGER, y INTEGER, data BLOB NOT NULL);
 CREATE UNIQUE INDEX tiles_place ON tiles (kind, z, x, y);
 """
-_HEAD = struct.Struct("<II16s16s16sihh")
-_SHARE = struct.Struct("<HHI")
+_HEAD = struct.Struct("<II16s16s16s8sihh")
+_SHARE = struct.Struct("<HHI8s")
+_CHECKSUM = "checksum"
 TERRAIN, LINEAGE = 0, 1
 """Kinds of tiles."""
 NO_DIGEST = bytes(16)
@@ -44,10 +46,16 @@ class TileRecord:
     tile: Tile
     key: bytes
     """Hash of all that decides about its heights, 16 bytes."""
+    rule: bytes
+    """Hash of the rule by which tiles are merged, 8 bytes."""
     choice: int
     """ABSENT, ENCODED, or COPIED + i for a copy of contributor i's."""
+    disjoint: bool
+    """Whether no pixel is valid in more than one contributor."""
     inputs: tuple[int, ...]
     """Number of each contributor among the inputs."""
+    parts: tuple[bytes, ...]
+    """Hash of what each contributor puts in, 8 bytes each."""
     counts: tuple[int, ...]
     """Pixels that each contributor decides or has a share in."""
     terrain: bytes
@@ -56,27 +64,45 @@ class TileRecord:
     """Hash of its lineage's bytes; NO_DIGEST where there is none."""
 
 
-def _packed(records: Sequence[TileRecord]) -> bytes:
+def _packed(cell: Tile, records: Sequence[TileRecord]) -> bytes:
+    """Return the records of a cell, and a hash of it all behind them."""
     parts = []
     for one in records:
         tile = one.tile
         parts.append(
-            _HEAD.pack(tile.x, tile.y, one.key, one.terrain, one.lineage, one.choice, len(one.inputs), 0)
-        )
-        parts += [_SHARE.pack(number, 0, count) for number, count in zip(one.inputs, one.counts, strict=True)]
-    return b"".join(parts)
+            _HEAD.pack(
+                tile.x, tile.y, one.key, one.terrain, one.lineage, one.rule,
+                one.choice, len(one.inputs), one.disjoint,
+            )
+        )  # fmt: skip
+        shares = zip(one.inputs, one.counts, one.parts, strict=True)
+        parts += [_SHARE.pack(number, 0, count, part) for number, count, part in shares]
+    data = b"".join(parts)
+    return data + _checksum(records[0].tile.z, cell, data)
 
 
-def _unpacked(z: int, data: bytes) -> list[TileRecord]:
+def _checksum(z: int, cell: Tile, data: bytes) -> bytes:
+    return digest_of(f"{z}|{cell.x}|{cell.y}|".encode() + data)
+
+
+def _unpacked(z: int, cell: Tile, data: bytes) -> list[TileRecord]:
+    """Return the records of a cell; none where they are not as they were written."""
+    data, checksum = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if _checksum(z, cell, data) != checksum:
+        return []
     records, at = [], 0
     while at < len(data):
-        x, y, key, terrain, lineage, choice, shares, _ = _HEAD.unpack_from(data, at)
+        x, y, key, terrain, lineage, rule, choice, shares, disjoint = _HEAD.unpack_from(data, at)
         at += _HEAD.size
         end = at + shares * _SHARE.size
-        pairs = [(number, count) for number, _, count in _SHARE.iter_unpack(data[at:end])]
+        rows = [(number, count, part) for number, _, count, part in _SHARE.iter_unpack(data[at:end])]
         at = end
-        inputs, counts = zip(*pairs, strict=True) if pairs else ((), ())
-        records.append(TileRecord(Tile(z, x, y), key, choice, inputs, counts, terrain, lineage))
+        inputs, counts, parts = zip(*rows, strict=True) if rows else ((), (), ())
+        records.append(
+            TileRecord(
+                Tile(z, x, y), key, rule, choice, bool(disjoint), inputs, parts, counts, terrain, lineage
+            )
+        )
     return records
 
 
@@ -90,18 +116,17 @@ class MergeLedger:
             if version != _VERSION:
                 raise sqlite3.DatabaseError("another version")
             self.facts: dict[str, str] = dict(self._connection.execute("SELECT key, value FROM meta"))
+            if self.facts.pop(_CHECKSUM, "") != _facts_checksum(self.facts):
+                raise sqlite3.DatabaseError("damaged")
         except sqlite3.Error:
             self._connection.close()
             raise
 
     def cell(self, z: int, cell: Tile) -> dict[Tile, TileRecord]:
-        """Return what became of the tiles of a cell, by tile; empty where the cell is not known."""
-        return _cell(self._connection, z, cell)
-
-    def tiles(self) -> Iterator[TileRecord]:
-        """Yield what became of every tile."""
-        for z, data in self._connection.execute("SELECT z, tiles FROM cells ORDER BY z, x, y"):
-            yield from _unpacked(z, data)
+        """Return what became of the tiles of a cell, by tile; empty where that is not known."""
+        with suppress(sqlite3.Error):
+            return _cell(self._connection, z, cell)
+        return {}
 
     def close(self) -> None:
         """Release the file."""
@@ -191,7 +216,8 @@ class MergeWork:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.execute(
-                    "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?)", (z, cell.x, cell.y, _packed(records))
+                    "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?)",
+                    (z, cell.x, cell.y, _packed(cell, records)),
                 )
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?)",
@@ -219,6 +245,7 @@ class MergeWork:
                 target.execute(f"PRAGMA user_version = {_VERSION}")
                 target.execute("BEGIN")
                 target.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)")
+                facts = {**facts, _CHECKSUM: _facts_checksum(facts)}
                 target.executemany("INSERT INTO meta VALUES (?, ?)", sorted(facts.items()))
                 target.execute(f"CREATE TABLE cells {_CELLS}")
                 rows = (
@@ -264,4 +291,8 @@ def _cell(connection: sqlite3.Connection, z: int, cell: Tile) -> dict[Tile, Tile
     row = connection.execute(
         "SELECT tiles FROM cells WHERE z = ? AND x = ? AND y = ?", (z, cell.x, cell.y)
     ).fetchone()
-    return {} if row is None else {record.tile: record for record in _unpacked(z, row[0])}
+    return {} if row is None else {record.tile: record for record in _unpacked(z, cell, bytes(row[0]))}
+
+
+def _facts_checksum(facts: Mapping[str, str]) -> str:
+    return digest_of(repr(sorted(facts.items())).encode()).hex()

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fusi_pipeline.archive_writer import archive_writer
-from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, tiles_of
+from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, carried_over, tiles_of
 from fusi_pipeline.errors import ArchiveUnsuitable
-from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked, content_key_of
-from fusi_pipeline.merge_ledger import LINEAGE, NO_DIGEST, TERRAIN, MergeWork, TileRecord
+from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked
+from fusi_pipeline.merge_ledger import LINEAGE, NO_DIGEST, TERRAIN, MergeWork, TileRecord, opened
 from fusi_pipeline.merge_metadata import differing_datums, legend_of, lineage_metadata, terrain_metadata
 from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
@@ -24,16 +24,16 @@ from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask
 from fusi_pipeline.terrain_input import TerrainInput
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
-from fusi_pipeline.tiles.structure import problems
 from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
 """A cell is 2^3 = 8 tiles wide."""
-_VERSION = "merge-3"
+_VERSION = "merge-4"
 _PACK_STRIDE = 64
 
 
@@ -59,6 +59,8 @@ class MergeReport:
     """Size of the archive."""
     bytes_merged: int
     """Size of the tiles encoded anew."""
+    bytes_copied: int
+    """Size of the tiles taken over from an input."""
     bytes_reused: int
     """Size of the tiles that were reused."""
     warnings: tuple[str, ...]
@@ -113,34 +115,59 @@ class MergeRun:
         self.key = self._content_key()
         self.contributors = Contributors(inputs, indexes, f"{_VERSION}|{rule.mode}", rule.feather_m)
         self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
+        self.careful = False
         self._reset()
 
     def _reset(self) -> None:
         self.merged = self.copied = self.reused = self.removed = 0
-        self.bytes_merged = self.bytes_reused = 0
+        self.bytes_merged = self.bytes_copied = self.bytes_reused = 0
         self.pixels = [0] * len(self.inputs)
         self.tiles: dict[int, int] = {}
 
     def _content_key(self) -> str:
         rule = self.rule
         facts: list[object] = [_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
-        facts += [rule.lineage and rule.lineage.name]
+        facts += [rule.lineage and (rule.lineage.name, self.output.name)]
         for one, index in zip(self.inputs, self.indexes, strict=True):
             facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.metadata.bounds]
             facts += [index.identity()]
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
+    @property
+    def outputs(self) -> list[Path]:
+        """The archives to write."""
+        return [self.output] if self.rule.lineage is None else [self.output, self.rule.lineage]
+
     def is_current(self) -> bool:
-        """Tell whether the outputs already are what this merge would write, by what they state."""
-        wanted = [self.output] if self.rule.lineage is None else [self.output, self.rule.lineage]
-        if self.work_path.exists() or not all(path.exists() for path in wanted):
+        """Tell whether the outputs already are what this merge would write.
+
+        That is so where the ledger says that it was written for them, and nobody
+        wrote to them or to an input since.
+        """
+        ledger = opened(self.ledger_path)
+        if ledger is None:
             return False
-        written_ns = min(path.stat().st_mtime_ns for path in wanted)
+        with ledger:
+            facts = ledger.facts
+        if facts.get("content_key") != self.key or not all(path.exists() for path in self.outputs):
+            return False
+        if facts.get("states") != self._states():
+            return False
+        written_ns = min(path.stat().st_mtime_ns for path in self.outputs)
         if any(one.path.stat().st_mtime_ns > written_ns for one in self.inputs):
             return False
-        if any(content_key_of(path) != self.key for path in wanted):
-            return False
-        return not any(problems(path) for path in wanted if path.suffix == ".pmtiles")
+        self.bytes_reused = int(facts["bytes"])
+        return True
+
+    def forget_unfinished(self) -> None:
+        """Remove what an interrupted merge left that wanted something else than the outputs are."""
+        if self.work_path.exists():
+            with MergeWork(self.work_path, self.settings.pace.checkpoint_interval) as work:
+                work.discard()
+
+    def _states(self) -> str:
+        """Return by what it can be told that an output was changed."""
+        return "|".join(file_state(path) for path in self.outputs)
 
     def report(self, seconds: float, *, changed: bool) -> MergeReport:
         """Return what was done, with the figures of the finished archive."""
@@ -159,20 +186,30 @@ class MergeRun:
             removed=self.removed,
             bytes=self.output.stat().st_size,
             bytes_merged=self.bytes_merged,
+            bytes_copied=self.bytes_copied,
             bytes_reused=self.bytes_reused,
             warnings=(warning,) if warning else (),
             seconds=seconds,
         )
 
     def go(self, keep_ledger: bool) -> Generator[Progress, None, None]:
-        """Merge what is to be merged and write the archives; begin from nothing where that fails."""
+        """Merge what is to be merged and write the archives.
+
+        Where bytes that were to be taken over turn out to be damaged, all are
+        looked at before they are, and where even that fails, none are.
+        """
+        try:
+            yield from self._go(keep_ledger)
+            return
+        except OutdatedError:
+            self._reset()
+            self.careful = True
         try:
             yield from self._go(keep_ledger)
         except OutdatedError:
-            self.ledger_path.unlink(missing_ok=True)
-            with MergeWork(self.work_path, self.settings.pace.checkpoint_interval) as work:
-                work.discard()
             self._reset()
+            self.ledger_path.unlink(missing_ok=True)
+            self.forget_unfinished()
             yield from self._go(keep_ledger)
 
     def _go(self, keep_ledger: bool) -> Generator[Progress, None, None]:
@@ -188,7 +225,12 @@ class MergeRun:
             if not keep_ledger:
                 work.discard()
                 return
-            facts = {"content_key": self.key, "tiles": str(sum(self.tiles.values()))}
+            facts = {
+                "content_key": self.key,
+                "tiles": str(sum(self.tiles.values())),
+                "bytes": str(self.bytes_merged + self.bytes_copied + self.bytes_reused),
+                "states": self._states(),
+            }
             work.finish(self.ledger_path, ((z, cell) for z, cell, _ in self._cells()), facts)
 
     def _merge(self, work: MergeWork, before: MergeBefore) -> Generator[Progress, None, None]:
@@ -240,16 +282,31 @@ class MergeRun:
         self, work: MergeWork, before: MergeBefore, wanted: Contributions, *records: TileRecord | None
     ) -> TileRecord | None:
         """Return a record by which a tile may be taken over; without lineage where that is to be made."""
-        inputs = tuple(number for number, _ in wanted.inputs)
-        for record in records:
-            if record is None or record.key != wanted.key:
+        for earlier in records:
+            record = None if earlier is None else carried_over(earlier, wanted, self.rule.mode)
+            if record is None:
                 continue
-            if record.choice == ENCODED and not (work.has(TERRAIN, wanted.tile) or before.has(TERRAIN)):
+            if record.choice == ENCODED and not self._at_hand(work, before, TERRAIN, record.terrain, record):
                 continue
-            same_names = self.rule.lineage is not None and record.inputs == inputs
-            has_lineage = same_names and (work.has(LINEAGE, wanted.tile) or before.has(LINEAGE))
-            return replace(record, inputs=inputs, lineage=record.lineage if has_lineage else NO_DIGEST)
+            has_lineage = (
+                self.rule.lineage is not None
+                and record.lineage != NO_DIGEST
+                and self._at_hand(work, before, LINEAGE, record.lineage, record)
+            )
+            return record if has_lineage else replace(record, lineage=NO_DIGEST)
         return None
+
+    def _at_hand(
+        self, work: MergeWork, before: MergeBefore, kind: int, digest: bytes, record: TileRecord
+    ) -> bool:
+        """Tell whether the bytes of a tile can be had; if there is doubt, by a look at them."""
+        if not self.careful:
+            return work.has(kind, record.tile) or before.has(kind)
+        try:
+            checked(digest, work, before, kind, record.tile)
+        except OutdatedError:
+            return False
+        return True
 
     def _commit(self, work: MergeWork, cell: _Cell, made: Sequence[TileMade]) -> int:
         """Commit a cell where the work file does not hold it as it is; return the bytes that were encoded."""
@@ -264,6 +321,7 @@ class MergeRun:
                     record = self._record(wanted, one)
                     self.merged += one.choice == ENCODED
                     self.copied += one.choice >= COPIED
+                    self.bytes_copied += one.size if one.choice >= COPIED else 0
                 elif record.choice != ABSENT:
                     self.reused += 1
                 if one.terrain is not None and task.terrain:
@@ -282,13 +340,15 @@ class MergeRun:
         return sum(len(data) for _, _, data in blobs)
 
     def _record(self, wanted: Contributions, made: TileMade) -> TileRecord:
-        inputs = tuple(number for number, _ in wanted.inputs)
-        terrain = NO_DIGEST
+        inputs, terrain = wanted.numbers, NO_DIGEST
         if made.choice >= COPIED:
             terrain = self.contributors.digest(inputs[made.choice - COPIED], wanted.tile) or NO_DIGEST
         elif made.terrain is not None:
             terrain = digest_of(made.terrain)
-        return TileRecord(wanted.tile, wanted.key, made.choice, inputs, made.counts, terrain, NO_DIGEST)
+        return TileRecord(
+            wanted.tile, wanted.key, wanted.rule, made.choice, made.disjoint, inputs, wanted.parts,
+            made.counts, terrain, NO_DIGEST,
+        )  # fmt: skip
 
     def _count(self, record: TileRecord) -> None:
         if record.choice == ABSENT:
@@ -307,6 +367,7 @@ class MergeRun:
         )  # fmt: skip
         total = sum(self.tiles.values())
         done = size = 0
+        made = self.bytes_merged + self.bytes_copied
         with ExitStack() as stack:
             terrain = stack.enter_context(archive_writer(self.output, metadata, total))
             second = None
@@ -325,6 +386,7 @@ class MergeRun:
                         second.write(tile, checked(record.lineage, work, before, LINEAGE, tile))
                     done += 1
                     size += len(data)
+                    self.bytes_reused = size - made
                     if done % _PACK_STRIDE == 0 or done == total:
                         yield Progress("pack", done, total, "tiles", size)
 

@@ -57,17 +57,34 @@ def _tile_made(worker: _Worker, task: TileTask) -> TileMade:
         if worker.context.mode == "priority" and not np.isnan(heights).any():
             break
     if not layers:
-        return TileMade(ABSENT, (0,) * len(task.contributors), None, None)
+        return TileMade(ABSENT, (0,) * len(task.contributors), True, 0, None, None)
     merged = _merged(worker, task, layers, ordinals)
     counts = [0] * len(task.contributors)
     for ordinal, count in zip(ordinals, merged.counts(len(layers)), strict=True):
         counts[ordinal] = count
     if not any(counts):
-        return TileMade(ABSENT, tuple(counts), None, None)
+        return TileMade(ABSENT, tuple(counts), True, 0, None, None)
     choice = _choice(worker, task, counts)
     terrain = _terrain(merged.heights, task.tile) if choice == ENCODED and task.terrain else None
     made = _lineage(merged, [task.contributors[one][0] for one in ordinals]) if task.lineage else None
-    return TileMade(choice, tuple(counts), terrain, made)
+    size = _copied_size(worker, task, choice) if choice >= COPIED else len(terrain or b"")
+    return TileMade(choice, tuple(counts), _disjoint(task, layers, ordinals, merged), size, terrain, made)
+
+
+def _copied_size(worker: _Worker, task: TileTask, choice: int) -> int:
+    number, _ = task.contributors[choice - COPIED]
+    return len(worker.inputs[number].reader.read(task.tile) or b"")
+
+
+def _disjoint(task: TileTask, layers: list[Heights], ordinals: list[int], merged: merge.Merged) -> bool:
+    """Tell whether no pixel is valid in two contributors; False where that was not looked at."""
+    last = len(task.contributors) - 1
+    if last == 0:
+        return True
+    if ordinals[-1] < last and not np.isnan(layers[-1]).any():
+        return False  # there was no need to look further
+    valid = sum(int(np.count_nonzero(~np.isnan(layer))) for layer in layers)
+    return valid == int(np.count_nonzero(merged.first))
 
 
 def _merged(worker: _Worker, task: TileTask, layers: list[Heights], ordinals: list[int]) -> merge.Merged:

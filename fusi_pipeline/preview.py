@@ -15,7 +15,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from fusi_pipeline import lineage, lineage_files
 from fusi_pipeline.errors import ArchiveUnsuitable, OutputExists, TileCorrupt
-from fusi_pipeline.hillshade import shade
 from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.lineage import Pixels
 from fusi_pipeline.terrain_input import TerrainInput
@@ -23,6 +22,7 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.files import replacing
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
+from fusi_pipeline.tiles.hillshade import shade
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.resample import Heights

@@ -70,6 +70,7 @@ def merge_archives(
         rule = MergeRule(mode, feather_m, lineage_output, name or output.stem)
         run = MergeRun(opened_inputs, indexes, output, settings, rule)
         if run.is_current():
+            run.forget_unfinished()
             return run.report(time.monotonic() - started, changed=False)
         writable_folder(output.parent)
         stack.enter_context(scratch_folder(settings.scratch_dir))

@@ -19,13 +19,13 @@ from fusi_pipeline import lineage
 from fusi_pipeline.cut_line import CutLine
 from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, TileCorrupt
 from fusi_pipeline.input_options import InputOptions
-from fusi_pipeline.overzoom import overzoom
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image, is_plain
 from fusi_pipeline.tiles.mbtiles import digest_of
 from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.overzoom import overzoom
 from fusi_pipeline.tiles.resample import Heights
 from fusi_pipeline.tiles.terrarium import DECODERS
 

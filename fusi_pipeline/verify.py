@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from fusi_pipeline import integrity, lineage_check, lineage_files
+from fusi_pipeline.archive_rules import ArchiveRules, rules_of
+from fusi_pipeline.deep import DeepResult, ZoomFigures, check_tiles, figures
 from fusi_pipeline.errors import ArchiveUnreadable, PackerUnavailable
+from fusi_pipeline.findings import ADVICE, DeepContext
+from fusi_pipeline.integrity import check_seal, counts_of, kind_of, metadata_problems, structure_problems
 from fusi_pipeline.pack import cli_path, cli_verify
 from fusi_pipeline.progress import Progress
+from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp, is_lossless_webp
-from fusi_pipeline.tiles.mbtiles import MBTilesReader
 from fusi_pipeline.tiles.open import open_archive
-from fusi_pipeline.tiles.pmtiles import PMTilesReader
-from fusi_pipeline.tiles.structure import problems
 
 _MOST_PROBLEMS = 50
+_FILE_ADVICE = "a file that is not what was written: make the archive again, or fetch it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepFacts:
+    """What a deep check has shown besides problems."""
+
+    places: int
+    """Tiles that were drawn as a sample; 0 where all were checked."""
+    seal: str
+    """Of the digests of all tiles: `holds`, `broken`, `not stated`, or `not checked` in a sample."""
+    lineage: Path | None
+    """The lineage archive that was checked along."""
+    zooms: tuple[ZoomFigures, ...]
+    """Figures of parents and borders by zoom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +59,11 @@ class VerifyReport:
     """What the `pmtiles` command said: `ok`, its complaint, or `not installed`."""
     problems: tuple[str, ...]
     """One sentence each; empty where the archive is sound."""
+    suspects: tuple[str, ...] = ()
+    """What looks wrong and may be right, of a deep check."""
+    advice: tuple[str, ...] = ()
+    """What to do about the kinds of problems and suspects there are."""
+    deep: DeepFacts | None = None
 
     @property
     def sound(self) -> bool:
@@ -52,11 +76,10 @@ def verify(path: Path, *, sample: int = 1000) -> Generator[Progress, None, Verif
 
     Raises ArchiveMissing, and ArchiveUnreadable where the file cannot be read at all.
     """
-    found: list[str] = []
-    with open_archive(path) as reader:
-        found.extend(_structure(reader))
-        counts = _counts(reader, found)
-        found.extend(_metadata_problems(reader, counts))
+    with _text_of(path), open_archive(path) as reader:
+        found = structure_problems(reader)
+        counts = counts_of(reader, found)
+        found.extend(metadata_problems(reader, counts))
         total = sum(counts.values())
         stride = max(1, total // sample) if sample else 1
         wanted = len(range(0, total, stride))
@@ -72,62 +95,133 @@ def verify(path: Path, *, sample: int = 1000) -> Generator[Progress, None, Verif
             if len(found) >= _MOST_PROBLEMS:
                 found.append(f"and perhaps more: stopped after {_MOST_PROBLEMS} problems")
                 break
-        kind = "mbtiles" if isinstance(reader, MBTilesReader) else "pmtiles"
-    opinion = _second_opinion(path, kind)
-    if opinion not in ("ok", "not installed", "not asked"):
-        found.append(f"pmtiles verify: {opinion}")
+        kind = kind_of(reader)
+    opinion = _second_opinion(path, kind, found)
     return VerifyReport(
         path=path,
         format=kind,
         tiles=total,
         decoded=decoded,
-        minimum_m=float(low) if decoded and np.isfinite(low) else None,
-        maximum_m=float(high) if decoded and np.isfinite(high) else None,
+        minimum_m=_known(low),
+        maximum_m=_known(high),
         second_opinion=opinion,
         problems=tuple(found),
     )
 
 
-def _structure(reader: TileReader) -> list[str]:
-    if isinstance(reader, PMTilesReader):
-        return problems(reader.path)
-    assert isinstance(reader, MBTilesReader)
-    found = []
-    trouble = reader.integrity_problem()
-    if trouble:
-        found.append(f"SQLite: {trouble}")
-    for suffix in ("-wal", "-shm"):
-        if reader.path.with_name(reader.path.name + suffix).exists():
-            found.append(f"{reader.path.name}{suffix} is left beside it: it was not finished")
-    if reader.has_ledger:
-        recorded = sum(record.tiles for record in reader.ledger())
-        held = sum(reader.counts().values())
-        if recorded != held:
-            found.append(f"the ledger accounts for {recorded} tiles, the archive holds {held}")
-    return found
+def verify_deep(
+    path: Path, settings: Settings, *, sample: int = 0, lineage: Path | None = None
+) -> Generator[Progress, None, VerifyReport]:
+    """Check an archive wholly: file, digests, every tile with its parent, its neighbours and its lineage.
+
+    With `sample` only so many tiles spread over it, with what lies around them,
+    and no digests. `lineage` is the lineage archive where the metadata does not
+    name it. Raises ArchiveMissing, ArchiveUnreadable, and ArchiveUnsuitable for
+    a lineage that is none.
+    """
+    check = _Deep(path, settings, sample)
+    with ExitStack() as stack:
+        stack.enter_context(_text_of(path))
+        reader = stack.enter_context(open_archive(path))
+        beside = lineage_check.lineage_for(path, reader.metadata, lineage, check.suspects)
+        sources = stack.enter_context(lineage_files.open_lineage(beside)) if beside else None
+        yield from check.run(reader, sources)
+        return check.report(reader, beside)
 
 
-def _counts(reader: TileReader, found: list[str]) -> dict[int, int]:
+@dataclass(slots=True)
+class _Deep:
+    """A deep check under way."""
+
+    path: Path
+    settings: Settings
+    sample: int
+    problems: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
+    seal: str = "not checked"
+    counts: dict[int, int] = field(default_factory=dict)
+    result: DeepResult = field(default_factory=DeepResult)
+    opinion: str = "not asked"
+
+    def run(self, reader: TileReader, sources: TileReader | None) -> Generator[Progress, None, None]:
+        """Check all there is to check."""
+        self.seal = yield from self._file(reader, "")
+        if sources is not None:
+            yield from self._file(sources, f"lineage {sources.path.name}: ")
+            self.problems += lineage_check.pair_problems(reader, sources)
+        elif lineage_files.is_lineage(reader.metadata):
+            self._with_terrain(reader)
+        self.counts = counts_of(reader, [])
+        if self.counts:
+            context = DeepContext(self.path, sources.path if sources else None)
+            self.result = yield from check_tiles(reader, context, self.settings, sample=self.sample)
+            if sources is not None and not self.sample:
+                self.problems += lineage_check.credit_problems(reader.metadata, self.result.winners)
+            missed = sum(self.counts.values()) - self.result.tiles
+            if missed and not self.sample:
+                self.problems.append(f"{missed} tiles are listed and cannot be found")
+        self.opinion = _second_opinion(self.path, kind_of(reader), self.problems)
+
+    def _file(self, reader: TileReader, prefix: str) -> Generator[Progress, None, str]:
+        """Check one archive as a whole; return what became of its digests."""
+        found = structure_problems(reader)
+        counts = counts_of(reader, found)
+        found += metadata_problems(reader, counts)
+        misplaced, certain = integrity.place_problems(reader, counts)
+        if certain:
+            found += misplaced
+        else:
+            self.suspects += [f"{prefix}{text}" for text in misplaced]
+        verdict = "not checked"
+        if not self.sample:
+            seal = yield from check_seal(reader)
+            verdict = seal.verdict
+            found += seal.problems
+        self.problems += [f"{prefix}{text}" for text in found]
+        return verdict
+
+    def _with_terrain(self, reader: TileReader) -> None:
+        """Compare a lineage archive with the terrain that it names, where that is beside it."""
+        terrain = lineage_files.named(self.path, reader.metadata, lineage_files.TERRAIN_KEY)
+        if terrain is not None and terrain.is_file():
+            with open_archive(terrain) as other:
+                self.problems += lineage_check.pair_problems(other, reader)
+
+    def report(self, reader: TileReader, beside: Path | None) -> VerifyReport:
+        """Return what was found."""
+        rules, result = rules_of(reader.metadata), self.result
+        kinds = dict.fromkeys((*result.problems.kinds, *result.suspects.kinds))
+        advice = [ADVICE[kind] for kind in kinds]
+        return VerifyReport(
+            path=self.path,
+            format=kind_of(reader),
+            tiles=sum(self.counts.values()),
+            decoded=result.tiles,
+            minimum_m=_known(result.minimum_m),
+            maximum_m=_known(result.maximum_m),
+            second_opinion=self.opinion,
+            problems=(*self.problems, *result.problems.lines()),
+            suspects=(*self.suspects, *result.suspects.lines()),
+            advice=(*([_FILE_ADVICE] if self.problems else []), *advice),
+            deep=self._facts(rules, beside),
+        )
+
+    def _facts(self, rules: ArchiveRules, beside: Path | None) -> DeepFacts:
+        sampled = self.sample if self.sample < sum(self.counts.values()) else 0
+        return DeepFacts(places=sampled, seal=self.seal, lineage=beside, zooms=figures(self.result, rules))
+
+
+@contextmanager
+def _text_of(path: Path) -> Iterator[None]:
+    """Take damaged text, which SQLite hands on even within its own errors, for a file that cannot be read."""
     try:
-        return reader.counts()
-    except ArchiveUnreadable as error:
-        found.append(str(error))
-        return {}
+        yield
+    except UnicodeDecodeError as error:
+        raise ArchiveUnreadable(path, f"holds text that is none ({error.reason}); make it again") from error
 
 
-def _metadata_problems(reader: TileReader, counts: dict[int, int]) -> list[str]:
-    metadata, found = reader.metadata, []
-    if not counts:
-        return ["it holds no tile"]
-    if metadata.encoding != "terrarium":
-        found.append(f"metadata states encoding {metadata.encoding!r}, not terrarium")
-    if (metadata.minzoom, metadata.maxzoom) != (min(counts), max(counts)):
-        stated, held = f"{metadata.minzoom}..{metadata.maxzoom}", f"{min(counts)}..{max(counts)}"
-        found.append(f"metadata states zooms {stated}, tiles are at {held}")
-    gaps = sorted(set(range(min(counts), max(counts) + 1)) - set(counts))
-    if gaps:
-        found.append(f"no tile at zoom {', '.join(str(z) for z in gaps)}")
-    return found
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _spread(reader: TileReader, counts: dict[int, int], stride: int) -> Iterator[Tile]:
@@ -155,24 +249,29 @@ def _tile_problem(reader: TileReader, tile: Tile) -> tuple[str, tuple[float, flo
         return str(error), nothing
     if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
         return f"is {pixels.shape[1]} x {pixels.shape[0]} px", nothing
-    heights = terrarium.decode(pixels)
     limits = nothing
-    if not np.isnan(heights).all():
-        limits = float(np.nanmin(heights)), float(np.nanmax(heights))
+    if not lineage_files.is_lineage(reader.metadata):
+        heights = terrarium.decode(pixels)
+        if not np.isnan(heights).all():
+            limits = float(np.nanmin(heights)), float(np.nanmax(heights))
     if not is_lossless_webp(data):
         return "is not lossless", limits
-    final = "nodata" in reader.metadata.extra
-    if final and pixels.shape[2] == 4:
+    rules = rules_of(reader.metadata)
+    if (rules.final or rules.is_lineage) and pixels.shape[2] == 4:
         return "has an alpha channel in a final archive", limits
     return "", limits
 
 
-def _second_opinion(path: Path, kind: str) -> str:
+def _second_opinion(path: Path, kind: str, found: list[str]) -> str:
+    """Return what the `pmtiles` command says of an archive; a complaint is noted as a problem too."""
     if kind != "pmtiles":
         return "not asked"
     if cli_path() is None:
         return "not installed"
     try:
-        return cli_verify(path) or "ok"
+        opinion = cli_verify(path) or "ok"
     except PackerUnavailable as error:
-        return str(error)
+        opinion = str(error)
+    if opinion != "ok":
+        found.append(f"pmtiles verify: {opinion}")
+    return opinion

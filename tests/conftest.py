@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("long", max_examples=200, deadline=None)
 
 REPOSITORY = Path(__file__).parent.parent
 

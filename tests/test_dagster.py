@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import logging
 import os
 import shutil
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 import rasters
 from click.testing import CliRunner
@@ -26,8 +27,8 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._serdes import deserialize_value, serialize_value
 from PIL import Image
 
-from fusi_pipeline import definitions
-from fusi_pipeline.defs import launch, progress
+from fusi_pipeline import definitions, lineage
+from fusi_pipeline.defs import launch, progress, sources, terrain
 from fusi_pipeline.defs.automation import (
     REFRESH_TAG,
     changes,
@@ -37,15 +38,33 @@ from fusi_pipeline.defs.automation import (
     refresh,
     terrain_after_refresh,
 )
+from fusi_pipeline.defs.coverage import CoverageConfig, coverage_path, is_covered, terrain_coverage
+from fusi_pipeline.defs.deep import deep, deep_result
 from fusi_pipeline.defs.history import latest
 from fusi_pipeline.defs.sources import PARTITIONS, source_files, source_index, source_mbtiles
-from fusi_pipeline.defs.terrain import chosen, in_order, is_merged, terrain_path, terrain_pmtiles
+from fusi_pipeline.defs.terrain import (
+    LINEAGE,
+    TERRAIN,
+    TerrainConfig,
+    chosen,
+    in_order,
+    is_merged,
+    lineage_path,
+    terrain_path,
+    terrain_pmtiles,
+)
 from fusi_pipeline.errors import DiskFull, FusiError, UsageError
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings, settings_from
+from fusi_pipeline.tiles import terrarium
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.image import decode_webp, encode_webp
+from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
+from fusi_pipeline.verify import VerifyReport, verify, verify_deep
 
 SOURCE = [source_index, source_mbtiles]
-ASSETS = [*SOURCE, terrain_pmtiles]
+ASSETS = [*SOURCE, terrain_pmtiles, terrain_coverage]
 
 
 SILENT = {"telemetry": {"enabled": False}}
@@ -130,19 +149,55 @@ def make(
     )
 
 
+def checked(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    asset: dg.AssetKey,
+    name: str,
+    **config: object,
+) -> dg.AssetCheckEvaluation:
+    """Run one check again, alone."""
+    job = definitions.defs.resolve_implicit_global_asset_job_def()
+    result = job.get_subset(
+        asset_selection=set(), asset_check_selection={dg.AssetCheckKey(asset, name)}
+    ).execute_in_process(
+        instance=instance,
+        resources={"settings": settings},
+        run_config={"ops": {deep.op.name: {"config": config}}} if config else None,
+    )
+    assert not result.get_asset_materialization_events()
+    (evaluation,) = result.get_asset_check_evaluations()
+    return evaluation
+
+
 def make_all(instance: dg.DagsterInstance, settings: Settings) -> None:
     for name in ("coarse", "fine"):
         assert make(instance, settings, SOURCE, name).success
     assert make(instance, settings, [terrain_pmtiles]).success
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: dg.AssetsDefinition) -> dict[str, Any]:
-    (made,) = result.asset_materializations_for_node(asset.op.name)
+def metadata(result: dg.ExecuteInProcessResult, asset: dg.AssetsDefinition | dg.AssetKey) -> dict[str, Any]:
+    """Return what a run told of an asset that it made once."""
+    key = key_of(asset)
+    (made,) = [
+        event.step_materialization_data.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == key
+    ]
     return {name: value.value for name, value in made.metadata.items()}
 
 
-def version(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, partition: str | None = None) -> str:
-    last = latest(instance, asset.key, partition)
+def key_of(asset: dg.AssetsDefinition | dg.AssetKey) -> dg.AssetKey:
+    """Return the key of an asset; of the merge that of the terrain."""
+    if isinstance(asset, dg.AssetKey):
+        return asset
+    return TERRAIN if asset is terrain_pmtiles else asset.key
+
+
+def version(
+    instance: dg.DagsterInstance, asset: dg.AssetsDefinition | dg.AssetKey, partition: str | None = None
+) -> str:
+    last = latest(instance, key_of(asset), partition)
     assert last is not None
     assert last.data_version is not None
     return last.data_version
@@ -170,8 +225,8 @@ def test_the_module_holds_one_set_of_definitions_that_loads() -> None:
     assert held == [definitions.defs], "dagster refuses a module with more than one"
     dg.Definitions.validate_loadable(definitions.defs)
     keys = definitions.defs.resolve_asset_graph().get_all_asset_keys()
-    names = {"source_files", "source_index", "source_mbtiles", "terrain_pmtiles"}
-    assert names <= {key.to_user_string() for key in keys}
+    names = {"source_files", "source_index", "source_mbtiles", "terrain_pmtiles", "terrain_lineage_pmtiles"}
+    assert names | {"terrain_coverage"} <= {key.to_user_string() for key in keys}
 
 
 @pytest.mark.filterwarnings("ignore:Property .ScheduleDefinition.environment_vars.:DeprecationWarning")
@@ -200,11 +255,19 @@ def test_nothing_expensive_is_switched_on() -> None:
 
 def test_assets_are_described_and_grouped() -> None:
     for asset in ASSETS:
-        (spec,) = asset.specs
-        assert spec.description
-        assert spec.group_name == "terrain"
-        assert spec.code_version
-    assert source_mbtiles.op.pool == terrain_pmtiles.op.pool == "gdal"
+        for spec in asset.specs:
+            assert spec.description
+            assert spec.group_name == "terrain"
+            assert spec.code_version
+    for worker in (source_mbtiles, terrain_pmtiles, terrain_coverage, deep):
+        assert worker.op.pool == "gdal"
+
+
+def test_terrain_and_lineage_are_one_step_and_the_deep_check_another() -> None:
+    assert set(terrain_pmtiles.keys) == {TERRAIN, LINEAGE}
+    (check,) = deep.check_specs
+    assert (check.asset_key, check.name, check.blocking) == (TERRAIN, "deep", False)
+    assert deep.op.name != terrain_pmtiles.op.name
 
 
 # Runs.
@@ -232,8 +295,8 @@ def test_a_source_and_the_terrain_are_made_and_told_of(
     merged = make(instance, settings, [terrain_pmtiles])
     assert merged.success
     assert metadata(merged, terrain_pmtiles)["priority"] == "fine, coarse"
-    (check,) = merged.get_asset_check_evaluations()
-    assert (check.check_name, check.passed) == ("terrain_sound", True)
+    verdicts = {(one.asset_key, one.check_name): one.passed for one in merged.get_asset_check_evaluations()}
+    assert verdicts == {(TERRAIN, "terrain_sound"): True, (LINEAGE, "lineage_sound"): True}
     assert terrain_path(settings).exists()
 
 
@@ -330,14 +393,24 @@ def test_a_wrong_configuration_of_the_merge_is_told(
     assert named in failure(make(instance, settings, [terrain_pmtiles], **config))
 
 
+def unsound(monkeypatch: pytest.MonkeyPatch, module: ModuleType, stem: str, problem: str) -> None:
+    """Let the verification of one archive find a problem."""
+
+    def spoiled(path: Path, **options: Any) -> Generator[Progress, None, VerifyReport]:
+        report = yield from verify(path, **options)
+        return dataclasses.replace(report, problems=(problem,) if path.stem == stem else ())
+
+    monkeypatch.setattr(module, "verify", spoiled)
+
+
 def test_an_archive_that_is_not_sound_fails_and_its_check_says_so(
-    instance: dg.DagsterInstance, built: Settings
+    instance: dg.DagsterInstance, built: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert make(instance, built, SOURCE, "fine").success
-    with closing(sqlite3.connect(built.archive_path("fine"))) as archive, archive:
-        archive.execute("UPDATE tiles SET tile_data = x'00' WHERE zoom_level = 0")
+    unsound(monkeypatch, sources, "fine", "tile 0/0/0 does not decode")
     run = make(instance, built, [source_mbtiles], "fine")
     assert "not sound: tile 0/0/0" in failure(run)
+    assert not run.get_asset_materialization_events()
     (check,) = run.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("mbtiles_sound", False)
     assert "0/0/0" in str(check.metadata["problems"].value)
@@ -357,6 +430,309 @@ def test_the_order_given_wins_over_the_finest(instance: dg.DagsterInstance, buil
 def test_a_source_is_named_once_in_the_order(settings: Settings) -> None:
     with pytest.raises(UsageError, match="once"):
         in_order(["a", "b"], ["a", "a"], settings)
+
+
+# The terrain, its lineage and its coverage.
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """Return the rows of a Markdown table by the names of its columns."""
+    header, _, *body = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()
+    ]
+    return [dict(zip(header, cells, strict=True)) for cells in body]
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    with open_archive(path) as reader:
+        return {**reader.metadata.extra, "attribution": reader.metadata.attribution}
+
+
+def test_one_step_writes_terrain_and_lineage_and_tells_of_both(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    run = make(instance, built, [terrain_pmtiles], lineage="pmtiles")
+    merged, beside = metadata(run, TERRAIN), metadata(run, LINEAGE)
+    for told, path in ((merged, terrain_path(built)), (beside, lineage_path(built, TerrainConfig()))):
+        assert path is not None
+        assert Path(told["path"]) == path.absolute()
+        assert told["bytes"] == path.stat().st_size
+        assert {"tiles merged", "tiles copied", "tiles reused", "tiles removed"} <= told.keys()
+        assert {"attribution", "bounds", "zooms", "tiles by zoom", "picture"} <= told.keys()
+    assert merged["tiles"] == beside["tiles"]
+    assert version(instance, TERRAIN) == version(instance, LINEAGE)
+    stated = facts_of(terrain_path(built))
+    table, legend = rows(merged["sources"]), rows(beside["legend"])
+    assert [row["source"] for row in table] == [one["name"] for one in stated["sources"]]
+    assert [int(row["pixels"]) for row in table] == [one["pixels"] for one in stated["sources"]]
+    assert sum(float(row["share"].removesuffix("%")) for row in table) == pytest.approx(100, abs=0.2)
+    assert [(row["index"], row["pixels"]) for row in legend] == [
+        (row["index"], row["pixels"]) for row in table
+    ]
+    assert [row["colour"].split("]")[0] for row in legend] == [f"![{lineage.color(n)}" for n in (1, 2)]
+
+
+def test_the_lineage_is_shown_in_the_colours_of_its_legend(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    shown = metadata(make(instance, built, [terrain_pmtiles]), LINEAGE)
+    wanted = [tuple(bytes.fromhex(lineage.color(n)[1:])) for n in (1, 2)]
+    for row, color in zip(rows(shown["legend"]), wanted, strict=True):
+        assert picture(row["colour"]).getpixel((8, 8)) == color
+    drawn = picture(shown.get("large picture", shown["picture"]))
+    assert {color for _, color in drawn.getcolors() or ()} == {*wanted, (255, 255, 255)}
+
+
+def picture(markdown: str) -> Image.Image:
+    data = markdown.rstrip(")").partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as one:
+        return one.convert("RGB")
+
+
+@pytest.mark.parametrize("asked", [TERRAIN, LINEAGE])
+def test_whichever_is_asked_for_both_are_made_and_noted(
+    instance: dg.DagsterInstance, built: Settings, asked: dg.AssetKey
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    whole = terrain_path(built).read_bytes()
+    terrain_path(built).unlink()
+    run = dg.materialize(ASSETS, selection=[asked], instance=instance, resources={"settings": built})
+    assert terrain_path(built).read_bytes() == whole, "the bytes do not depend on what is asked for"
+    assert metadata(run, TERRAIN)["tiles"] == metadata(run, LINEAGE)["tiles"]
+    assert version(instance, TERRAIN) == version(instance, LINEAGE)
+    assert is_merged(instance, built)
+
+
+def test_the_lineage_may_be_an_mbtiles_or_none(instance: dg.DagsterInstance, built: Settings) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    other = metadata(make(instance, built, [terrain_pmtiles], lineage="mbtiles"), LINEAGE)
+    assert Path(other["path"]).name == facts_of(terrain_path(built))["lineage"] == "terrain_lineage.mbtiles"
+    before = version(instance, TERRAIN)
+    run = dg.materialize(
+        ASSETS,
+        selection=[terrain_pmtiles, terrain_coverage],
+        instance=instance,
+        resources={"settings": built},
+        run_config={"ops": {terrain_pmtiles.op.name: {"config": {"lineage": "none"}}}},
+    )
+    assert run.success, "coverage is passed over, for there is no lineage"
+    assert {event.asset_key for event in run.get_asset_materialization_events()} == {TERRAIN}
+    assert "lineage" not in facts_of(terrain_path(built))
+    assert version(instance, TERRAIN) != before
+    assert is_merged(instance, built), "nothing is missing"
+    said = failure(make(instance, built, [terrain_coverage]))
+    assert "no lineage of this merge is beside it; materialize terrain_lineage_pmtiles" in said
+
+
+def test_a_feathered_merge_is_asked_for_in_the_configuration(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    said = failure(make(instance, built, [terrain_pmtiles], mode="feather"))
+    assert "feather_m in the configuration of the run" in said
+    assert "--" not in said
+    assert "feather_m goes with mode feather" in failure(
+        make(instance, built, [terrain_pmtiles], feather_m=9.0)
+    )
+    plain = facts_of(terrain_path(built))["content_key"]
+    assert make(instance, built, [terrain_pmtiles], mode="feather", feather_m=20_000.0).success
+    assert facts_of(terrain_path(built))["feather_m"] == 20_000
+    assert facts_of(terrain_path(built))["content_key"] != plain
+    assert chosen(instance).feather_m == 20_000, "the next night merges likewise"
+
+
+def test_other_credits_reach_the_terrain(instance: dg.DagsterInstance, built: Settings) -> None:
+    make_all(instance, built)
+    assert is_merged(instance, built)
+    config = built.source_store / "fine" / "source.toml"
+    config.write_text('attribution = "© The | City"\nlicense = "CC BY 4.0"\n', encoding="utf-8")
+    assert make(instance, built, SOURCE, "fine").success
+    assert not is_merged(instance, built), "no height changed, but what must be said of them did"
+    run = make(instance, built, [terrain_pmtiles])
+    assert (
+        metadata(run, TERRAIN)["attribution"]
+        == facts_of(terrain_path(built))["attribution"]
+        == "© The | City"
+    )
+    assert "© The \\| City" in metadata(run, LINEAGE)["legend"]
+
+
+def test_a_lineage_that_is_not_sound_fails_the_step(
+    instance: dg.DagsterInstance, built: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    unsound(monkeypatch, terrain, "terrain_lineage", "tile 3/1/2: is not lossless")
+    run = make(instance, built, [terrain_pmtiles])
+    assert "terrain_lineage.pmtiles: not sound: tile 3/1/2" in failure(run)
+    assert not run.get_asset_materialization_events()
+    (check,) = run.get_asset_check_evaluations()
+    assert (check.asset_key, check.check_name, check.passed) == (LINEAGE, "lineage_sound", False)
+
+
+def test_the_check_of_an_archive_can_be_run_again_alone(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    make_all(instance, built)
+    before = terrain_path(built).stat().st_mtime_ns
+    for key, name in ((TERRAIN, "terrain_sound"), (LINEAGE, "lineage_sound")):
+        assert checked(instance, built, key, name).passed
+    assert terrain_path(built).stat().st_mtime_ns == before
+    built.archive_path("fine").unlink()
+    assert checked(instance, built, TERRAIN, "terrain_sound").passed, "of what is there; nothing is merged"
+
+
+def test_coverage_is_written_beside_the_terrain_and_summed_up(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    make_all(instance, built)
+    assert not is_covered(instance, built)
+    told = metadata(make(instance, built, [terrain_coverage]), terrain_coverage)
+    written = json.loads(Path(told["path"]).read_text(encoding="utf-8"))
+    assert len(written["features"]) == told["features"]
+    table = rows(told["area by zoom"])
+    deepest = max(feature["properties"]["zoom"] for feature in written["features"])
+    assert [int(row["zoom"]) for row in table] == list(range(deepest + 1))
+    for name in ("coarse", "fine"):
+        area = sum(
+            feature["properties"]["area_km2"]
+            for feature in written["features"]
+            if (feature["properties"]["source"], feature["properties"]["zoom"]) == (name, deepest)
+        )
+        shown, _, _ = table[-1][name].partition("\N{NO-BREAK SPACE}km²")
+        assert float(shown.replace(",", "")) == pytest.approx(area, rel=1e-4)
+    assert is_covered(instance, built)
+    assert make(instance, built, [terrain_pmtiles], mode="max").success
+    assert not is_covered(instance, built)
+
+
+def test_the_night_covers_again_what_was_covered_once(kept: dg.DagsterInstance, built: Settings) -> None:
+    make_all(kept, built)
+    assert make(kept, built, [terrain_coverage], zooms=[2], format="geojson").success
+    terrain_path(built).unlink()
+    (asked,) = nightly(kept, built)
+    assert asked.asset_selection == [TERRAIN, LINEAGE, terrain_coverage.key]
+    assert asked.run_config["ops"]["terrain_coverage"]["config"]["zooms"] == [2]
+    job = definitions.defs.resolve_implicit_global_asset_job_def()
+    run = job.get_subset(asset_selection=set(asked.asset_selection)).execute_in_process(
+        instance=kept, run_config=asked.run_config, resources={"settings": built}
+    )
+    assert run.success
+    assert is_merged(kept, built)
+    assert is_covered(kept, built)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"format": "shp"}, "shp"),
+        ({"cells": 9}, "cells 9"),
+        ({"detail_px": 3}, "detail_px 3"),
+        ({"zooms": [30]}, "30"),
+    ],
+)
+def test_a_wrong_configuration_of_the_coverage_is_told(
+    instance: dg.DagsterInstance, built: Settings, config: dict[str, Any], named: str
+) -> None:
+    assert named in failure(make(instance, built, [terrain_coverage], **config))
+    assert not coverage_path(built, CoverageConfig()).exists()
+
+
+# The deep check.
+
+
+def test_the_deep_check_runs_with_the_merge_and_tells_its_figures(
+    instance: dg.DagsterInstance, built: Settings
+) -> None:
+    instance.add_dynamic_partitions(PARTITIONS, ["coarse", "fine"])
+    job = definitions.defs.resolve_implicit_global_asset_job_def()
+    run = job.get_subset(asset_selection={TERRAIN, LINEAGE}).execute_in_process(
+        instance=instance, resources={"settings": built}
+    )
+    (check,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "deep"]
+    told = {name: value.value for name, value in check.metadata.items()}
+    assert (check.passed, told["number of problems"], told["number of suspects"]) == (True, 0, 0)
+    assert told["parents within the bound (%)"] == 100
+    assert 0 < told["largest difference (m)"] <= 1
+    assert told["pixels compared"] > 1000
+    assert abs(told["largest drift (m)"]) < 1
+    assert told["digests"] == "holds", "an archive smaller than the sample is checked wholly"
+    assert Path(told["lineage"]).name == "terrain_lineage.pmtiles"
+    assert told["tiles looked at"] == told["tiles"]
+    with open_archive(terrain_path(built)) as reader:
+        assert {int(row["zoom"]): int(row["tiles"]) for row in rows(told["by zoom"])} == reader.counts()
+
+
+def raised(path: Path, tile: Tile, by_m: float) -> None:
+    """Write an archive again, with the heights of one tile raised."""
+    with open_archive(path) as reader:
+        metadata, counts = reader.metadata, reader.counts()
+        places = [Tile(z, x, y) for z in counts for x, y in reader.coordinates(z).tolist()]
+        tiles = {one: reader.read(one) or b"" for one in places}
+    heights = terrarium.decode(decode_webp(tiles[tile]))
+    pixels = terrarium.encode(np.where(heights == 0, heights, heights + np.float32(by_m)), tile.z)
+    assert pixels is not None
+    tiles[tile] = encode_webp(pixels)
+    with PMTilesWriter(path, metadata, len(tiles)) as writer:
+        for one, data in tiles.items():
+            writer.write(one, data)
+
+
+def test_the_deep_check_says_what_is_wrong_where(instance: dg.DagsterInstance, built: Settings) -> None:
+    make_all(instance, built)
+    with open_archive(terrain_path(built)) as reader:
+        z = max(reader.counts()) - 1
+        x, y = reader.coordinates(z)[0].tolist()
+    raised(terrain_path(built), Tile(z, x, y), 50)
+    assert checked(instance, built, TERRAIN, "terrain_sound").passed, "each tile by itself is sound"
+    found = checked(instance, built, TERRAIN, "deep", sample=0)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert found.description is not None
+    assert "problem" in found.description
+    told = {name: value.value for name, value in found.metadata.items()}
+    assert told["number of problems"] == len(told["problems"].splitlines())
+    assert f"tile {z}/{x}/{y}: " in told["problems"]
+    assert told["parents within the bound (%)"] < 100
+    assert told["largest difference (m)"] >= 50
+    assert "make the archive again" in told["what to do"]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_archive_that_cannot_be_read_fails_the_deep_check(
+    instance: dg.DagsterInstance, built: Settings, lost: bool
+) -> None:
+    if lost:
+        terrain_path(built).unlink()
+    else:
+        rasters.truncate(terrain_path(built), 0.001)
+    found = checked(instance, built, TERRAIN, "deep")
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert str(terrain_path(built)) in (found.description or "")
+
+
+def test_suspects_alone_are_a_warning(built: Settings) -> None:
+    report = deep_report(built)
+    sound = deep_result(report)
+    assert sound.passed
+    suspected = dataclasses.replace(report, suspects=("tile 3/1/2: 900 m sticks out",))
+    warned = deep_result(suspected)
+    assert (warned.passed, warned.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "1 suspect" in (warned.description or "")
+    failed = deep_result(dataclasses.replace(suspected, problems=("tile 3/1/2: is wrong", "b")))
+    assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "2 problems" in (failed.description or "")
+    assert {"problems", "suspects"} <= failed.metadata.keys()
+
+
+def deep_report(settings: Settings) -> VerifyReport:
+    work = verify_deep(terrain_path(settings), settings, sample=5)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            report: VerifyReport = end.value
+            return report
 
 
 # Progress.
@@ -489,7 +865,7 @@ def test_the_night_merges_like_the_last_time_where_only_that_is_left(
     assert nightly(kept, built) == []
     terrain_path(built).unlink()
     (asked,) = nightly(kept, built)
-    assert asked.asset_selection == [terrain_pmtiles.key]
+    assert asked.asset_selection == [TERRAIN, LINEAGE]
     config = asked.run_config["ops"]["terrain_pmtiles"]["config"]
     assert (config["order"], config["mode"]) == (["coarse"], "min")
 
@@ -523,7 +899,7 @@ def test_the_merge_follows_the_runs_of_the_night(instance: dg.DagsterInstance, b
     instance.report_run_failed(runs[1])
     request = asked()
     assert isinstance(request, dg.RunRequest)
-    assert request.asset_selection == [terrain_pmtiles.key]
+    assert request.asset_selection == [TERRAIN, LINEAGE]
     assert isinstance(asked(), dg.SkipReason), "asked once"
     assert make(instance, built, [terrain_pmtiles]).success
     assert is_merged(instance, built)
@@ -555,12 +931,15 @@ def test_materialize_makes_everything_and_leaves_its_runs(home: Path, settings: 
     run = CliRunner().invoke(launch.cli, ["materialize"])
     assert run.exit_code == 0, run.output
     lines = run.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["source_index", "source_mbtiles"] * 2 + ["terrain_pmtiles"]
+    of_all = ["terrain_pmtiles", "terrain_lineage_pmtiles", "terrain_coverage"]
+    assert [line.split()[0] for line in lines] == ["source_index", "source_mbtiles"] * 2 + of_all
     assert terrain_path(settings).exists()
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"], "what dagster keeps is elsewhere"
     with dg.DagsterInstance.get() as instance:
-        assert len(instance.get_runs()) == 3
+        assert len(instance.get_runs()) == 4
         assert not nightly(instance, settings)
+    again = CliRunner().invoke(launch.cli, ["materialize", "fine"])
+    assert [line.split()[0] for line in again.stdout.splitlines()][2:] == of_all[:2], "covered as it is"
 
 
 def test_materialize_tells_what_failed(home: Path, settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ from fusi_pipeline.tiles.directory import Entries, Header
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids, tile_positions
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
-from fusi_pipeline.tiles.structure import problems
+from fusi_pipeline.tiles.structure import problems, tile_data_problem
 
 METADATA = ArchiveMetadata(
     name="alps",
@@ -203,6 +204,26 @@ def test_archives_of_the_pmtiles_package_are_read(
         assert problems(path) == []
 
 
+def header_facts(metadata: ArchiveMetadata) -> dict[str, Any]:
+    """Return what the metadata repeats of the header."""
+    box = metadata.bounds
+    return {
+        "minzoom": metadata.minzoom, "maxzoom": metadata.maxzoom, "format": metadata.format,
+        "bounds": [box.west, box.south, box.east, box.north], "center": list(metadata.center),
+    }  # fmt: skip
+
+
+def digests_of(path: Path) -> set[str]:
+    """Return the SHA-256 of the tile data and of root and leaf directories, as the header places them."""
+    data, header = path.read_bytes(), Reader(MemorySource(path.read_bytes())).header()
+
+    def part(name: str) -> bytes:
+        return data[header[f"{name}_offset"] :][: header[f"{name}_length"]]
+
+    directories = part("root") + part("leaf_directory")
+    return {hashlib.sha256(one).hexdigest() for one in (part("tile_data"), directories)}
+
+
 def test_header_and_metadata_say_what_was_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pmtiles", {1: b"a", 2: b"a", 5: b"b", 20: b"a"})
     theirs = Reader(MemorySource(path.read_bytes()))
@@ -222,16 +243,20 @@ def test_header_and_metadata_say_what_was_given(tmp_path: Path) -> None:
     assert (header["min_lon_e7"], header["max_lat_e7"]) == (59_000_000, 478_000_000)
     document = theirs.metadata()
     assert list(document) == sorted(document)
+    digests = {document.pop(name) for name in ("tile_data_sha256", "directories_sha256")}
+    assert digests == digests_of(path)
     assert document == {
         "name": "alps", "description": "heights", "attribution": "<a>swisstopo</a>", "encoding": "terrarium",
-        "tileSize": 512, **METADATA.extra,
+        "tileSize": 512, **header_facts(replace(METADATA, minzoom=1, maxzoom=2)), **METADATA.extra,
     }  # fmt: skip
 
 
 def test_nothing_that_nobody_said_is_in_the_metadata(tmp_path: Path) -> None:
     bare = ArchiveMetadata(name="n", minzoom=0, maxzoom=0, bounds=METADATA.bounds, encoding="", format="png")
     path = write(tmp_path / "a.pmtiles", {0: b"a"}, bare)
-    assert Reader(MemorySource(path.read_bytes())).metadata() == {"name": "n", "tileSize": 512}
+    document = Reader(MemorySource(path.read_bytes())).metadata()
+    said = {"name": "n", "tileSize": 512, **header_facts(bare)}
+    assert document == said | {name: document[name] for name in ("tile_data_sha256", "directories_sha256")}
     with PMTilesReader(path) as reader:
         assert reader.metadata == bare
 
@@ -597,3 +622,112 @@ def test_ids_of_a_million_tiles_at_once_are_those_of_each() -> None:
     assert [int(ids[i]) + base for i in sample] == [
         oracle.zxy_to_tileid(16, int(xs[i]), int(ys[i])) for i in sample
     ]
+
+
+# -- damage
+
+
+def all_problems(path: Path) -> list[str]:
+    """Return what is wrong with an archive, its tile data hashed too; none where it is sound."""
+    found = problems(path)
+    if found:
+        return found
+    with PMTilesReader(path) as reader:
+        work = tile_data_problem(reader)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return [end.value] if end.value else []
+
+
+@pytest.mark.parametrize("leaf_entries", [4096, 8])
+def test_no_changed_byte_goes_unnoticed(tmp_path: Path, leaf_entries: int) -> None:
+    """Every byte of a small archive in turn, changed by some bits: header, directories, padding, all."""
+    tiles = {i: b"tile %d" % (i % 60) for i in range(1, 80)}
+    path = write(tmp_path / "a.pmtiles", tiles, leaf_entries=leaf_entries)
+    assert all_problems(path) == []
+    random = np.random.default_rng(7)
+    with path.open("r+b") as file:
+        for place, value in enumerate(path.read_bytes()):
+            if 1024 <= place < 16380 and place % 16:  # unused bytes, each treated like the next
+                continue
+            changed = value ^ int(random.integers(1, 256))
+            for byte in (changed, value):
+                file.seek(place)
+                file.write(bytes([byte]))
+                file.flush()
+                assert bool(all_problems(path)) == (byte != value), place
+
+
+def test_every_bit_of_header_and_metadata_is_guarded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.pmtiles", {1: b"a", 2: b"b"})
+    whole = path.read_bytes()
+    header = Header.from_bytes(whole)
+    used = [*range(127 + header.root_length + 9), *range(16384, len(whole))]
+    with path.open("r+b") as file:
+        for place in used:
+            for bit in range(8):
+                file.seek(place)
+                file.write(bytes([whole[place] ^ 1 << bit]))
+                file.flush()
+                assert all_problems(path), (place, bit)
+            file.seek(place)
+            file.write(whole[place : place + 1])
+            file.flush()
+    assert all_problems(path) == []
+
+
+def test_bytes_behind_the_end_and_bytes_missing_are_noticed(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.pmtiles", {i: b"%d" % i for i in range(40)}, leaf_entries=8).read_bytes()
+    path = tmp_path / "b.pmtiles"
+    for data in (whole + b"\0", whole + whole, whole[:-1], whole[:16384], whole[:16384] + whole[16385:]):
+        path.write_bytes(data)
+        assert all_problems(path)
+
+
+def test_archives_of_others_are_guarded_as_far_as_they_say(tmp_path: Path) -> None:
+    """All that a checksum covers, and the bits around it that every writer leaves alone."""
+    file = io.BytesIO()
+    writer = Writer(file)
+    for tile_id in range(1, 60):
+        writer.write_tile(tile_id, b"tile %d" % tile_id)
+    packing = oracle.Compression.NONE
+    writer.finalize({"tile_type": oracle.TileType.PNG, "tile_compression": packing}, {"name": "theirs"})
+    path = tmp_path / "theirs.pmtiles"
+    path.write_bytes(file.getvalue())
+    assert all_problems(path) == []
+    whole = path.read_bytes()
+    header = Header.from_bytes(whole)
+    sections = (
+        (header.root_offset, header.root_length),
+        (header.metadata_offset, header.metadata_length),
+    )
+    for offset, length in sections:
+        free = {4, 5, 6, 7}  # the time in a gzip header may be any
+        for place in set(range(length)) - free:
+            for pattern in (0x80, 0xFF):
+                data = bytearray(whole)
+                data[offset + place] ^= pattern
+                path.write_bytes(data)
+                assert all_problems(path), (offset, place, pattern)
+
+
+@given(st.binary(max_size=200_000))
+@settings(deadline=None, max_examples=30)
+def test_what_is_enclosed_is_a_gzip_member_of_it(data: bytes) -> None:
+    assert gzip.decompress(directory.enclose(data)) == data
+    assert directory.inflate(directory.enclose(data), directory.GZIP) == data
+
+
+@pytest.mark.parametrize("size", [0, 65535, 65536, 200_000])
+def test_long_data_is_enclosed_in_several_parts(size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    assert gzip.decompress(directory.enclose(data[:size])) == data[:size]
+
+
+@given(st.binary(max_size=3000), st.integers(0, 9))
+def test_no_writer_of_gzip_is_doubted(data: bytes, level: int) -> None:
+    assert directory.gzip_doubt(gzip.compress(data, level)) == ""
+    assert directory.gzip_doubt(directory.deflate(data)) == ""
+    assert directory.gzip_doubt(directory.enclose(data)) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,10 @@ from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.open import open_archive
+
+if TYPE_CHECKING:
+    from fusi_pipeline.deep import ZoomFigures
+    from fusi_pipeline.verify import VerifyReport
 
 
 @click.command()
@@ -97,38 +102,79 @@ def tile(
 
 @click.command()
 @click.argument("archive", type=options.PATH)
+@click.option("--deep", is_flag=True, help="Check every tile with its parent, neighbours and lineage.")
 @click.option(
     "--sample",
     type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    help="Tiles to decode, spread over the archive; 0 for every one.",
+    help="Tiles to look at, spread over the archive; 0 for every one (1000; with --deep 0).",
 )
-@options.progress
+@click.option("--lineage", type=options.PATH, help="Lineage archive, where ARCHIVE does not name it.")
+@options.processes
 @options.as_json
 @options.settled
-def verify(archive: Path, sample: int, settings: Settings, as_json: bool) -> None:
+def verify(
+    archive: Path,
+    deep: bool,
+    sample: int | None,
+    lineage: Path | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
     """Check an archive: its structure from its bytes, and that its tiles are what they should be."""
-    from fusi_pipeline.verify import verify as checking
+    from fusi_pipeline import verify as verifying
 
-    report = run(checking(archive, sample=sample), settings.progress_interval_s)
+    if lineage is not None and not deep:
+        raise UsageError("--lineage is for a deep check; give --deep with it")
+    if deep:
+        work = verifying.verify_deep(archive, settings, sample=sample or 0, lineage=lineage)
+    else:
+        work = verifying.verify(archive, sample=1000 if sample is None else sample)
+    report = run(work, settings.progress_interval_s)
     if as_json:
         print_json(report)
     else:
-        heights = "-" if report.minimum_m is None else f"{report.minimum_m:g} .. {report.maximum_m:g} m"
-        print_facts(
-            [
-                ("archive", archive),
-                ("tiles", f"{report.tiles}, {report.decoded} decoded"),
-                ("heights", heights),
-                ("pmtiles verify", report.second_opinion),
-                ("verdict", "sound" if report.sound else f"{len(report.problems)} problems"),
-            ]
-        )
-        for problem in report.problems:
-            click.echo(f"  {problem}")
+        _print_verdict(report)
     if not report.sound:
         sys.exit(1)
+
+
+def _print_verdict(report: VerifyReport) -> None:
+    """Print what was checked, the figures by zoom, and what is wrong."""
+    heights = "-" if report.minimum_m is None else f"{report.minimum_m:g} .. {report.maximum_m:g} m"
+    count = len(report.problems)
+    rows: list[tuple[str, object]] = [
+        ("archive", report.path),
+        ("tiles", f"{report.tiles}, {report.decoded} decoded"),
+        ("heights", heights),
+        ("pmtiles verify", report.second_opinion),
+    ]
+    if report.deep is not None:
+        rows += [("digests", report.deep.seal), ("lineage", report.deep.lineage or "-")]
+    rows.append(("verdict", "sound" if report.sound else f"{count} problem{'s' if count > 1 else ''}"))
+    print_facts(rows)
+    if report.deep is not None and report.deep.zooms:
+        print_table(
+            ("zoom", "tiles", "step m", "bound m", "within", "largest m", "drift m", "across/inside"),
+            [_zoom_row(one) for one in report.deep.zooms],
+        )
+    for title, lines in (
+        ("problems", report.problems),
+        ("suspects, which may be right", report.suspects),
+        ("what to do", report.advice),
+    ):
+        if lines:
+            click.echo(f"{title}:")
+            for line in lines:
+                click.echo(f"  {line}")
+
+
+def _zoom_row(one: ZoomFigures) -> tuple[object, ...]:
+    """Return the figures of a zoom as a row of a table."""
+    within = "-" if one.within is None else f"{one.within:.4%}"
+    bound, drift, ratio = (
+        "-" if value is None else f"{value:.4g}" for value in (one.bound_m, one.drift_m, one.ratio)
+    )
+    return one.zoom, one.tiles, f"{one.step_m:g}", bound, within, f"{one.largest_m:.4g}", drift, ratio
 
 
 @click.command()

@@ -196,8 +196,10 @@ def convert(
 def _print_builds(reports: Sequence[BuildReport]) -> None:
     rows = [
         (one.name, one.path, f"{one.metadata.minzoom}..{one.metadata.maxzoom}", one.tiles, size(one.bytes),
-         one.built, one.reused, one.resumed, duration(one.seconds))
+         one.built, one.reused, one.resumed, one.removed, one.tiles_built, size(one.bytes_built),
+         duration(one.seconds))
         for one in reports
     ]  # fmt: skip
-    header = ("source", "archive", "zooms", "tiles", "size", "built", "reused", "resumed", "time")
+    header = ("source", "archive", "zooms", "tiles", "size", "blocks built", "reused", "resumed", "removed",
+              "tiles built", "size built", "time")  # fmt: skip
     print_table(header, rows)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from fusi_pipeline.defs.coverage import chosen_coverage, terrain_coverage
 from fusi_pipeline.defs.history import DATA_VERSION_TAG, latest, observed_version
 from fusi_pipeline.defs.sources import PARTITIONS, SOURCES, source_files, source_index, source_mbtiles
-from fusi_pipeline.defs.terrain import TerrainConfig, chosen, is_merged, terrain_pmtiles
+from fusi_pipeline.defs.terrain import LINEAGE, TERRAIN, chosen, is_merged, terrain_pmtiles
 from fusi_pipeline.defs.versions import folder_version
 from fusi_pipeline.errors import FusiError
 from fusi_pipeline.settings import Settings
@@ -25,7 +26,7 @@ _REST_PER_WORK = 50
 
 refresh = dg.define_asset_job(
     "refresh",
-    selection=[source_index, source_mbtiles, terrain_pmtiles],
+    selection=[source_index, source_mbtiles, terrain_pmtiles, terrain_coverage],
     description="Bring a source up to date, or the terrain after its sources.",
 )
 
@@ -128,13 +129,13 @@ def is_stale(instance: dg.DagsterInstance, settings: Settings, name: str) -> boo
 
 
 def terrain_request(instance: dg.DagsterInstance, run_key: str) -> dg.RunRequest:
-    """Return the request for a merge like the last one."""
-    config: TerrainConfig = chosen(instance)
-    return dg.RunRequest(
-        run_key=run_key,
-        asset_selection=[terrain_pmtiles.key],
-        run_config=dg.RunConfig(ops={terrain_pmtiles.op.name: config}),
-    )
+    """Return the request for a merge like the last one, and for coverage where that was ever made."""
+    keys = [TERRAIN, LINEAGE]
+    configs: dict[str, dg.Config] = {terrain_pmtiles.op.name: chosen(instance)}
+    if (covered := chosen_coverage(instance)) is not None:
+        keys.append(terrain_coverage.key)
+        configs[terrain_coverage.op.name] = covered
+    return dg.RunRequest(run_key=run_key, asset_selection=keys, run_config=dg.RunConfig(ops=configs))
 
 
 def _source_request(tick: str, name: str) -> dg.RunRequest:

@@ -1,8 +1,7 @@
-"""What the page of an asset shows: figures, a picture, and whether the asset is sound."""
+"""What the pages of all assets show: figures, a picture, and whether the asset is sound."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,9 +11,9 @@ import dagster as dg
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.console import size
 from fusi_pipeline.defs.picture import pictures
+from fusi_pipeline.defs.tables import listed, table
 from fusi_pipeline.defs.versions import index_version
 from fusi_pipeline.footprint import width_m
-from fusi_pipeline.publish import MergeReport
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, geographic
@@ -25,7 +24,6 @@ SAMPLE = 500
 """Tiles that an asset decodes when it verifies its archive."""
 CONFIG_KEY = "config"
 """Under which a merge tells how it was asked for."""
-_MOST_LISTED = 100
 
 Metadata: TypeAlias = dict[str, Any]
 """What dagster takes as metadata: plain values and its own `MetadataValue`s."""
@@ -102,7 +100,7 @@ def files_check(facts: IndexFacts) -> dg.AssetCheckResult:
             "files used": facts.files,
             "files left out": len(facts.broken),
             "warnings": len(facts.warnings),
-            **_listed("concerns", [f"{filename}: {text}" for filename, text in concerns]),
+            **listed("concerns", [f"{filename}: {text}" for filename, text in concerns]),
         },
     )
 
@@ -110,27 +108,21 @@ def files_check(facts: IndexFacts) -> dg.AssetCheckResult:
 def build_metadata(report: BuildReport) -> Metadata:
     """Return the figures of the archive of a source, and what of it this run made."""
     return {
-        **_archive_metadata(report.path, report.metadata, report.seconds),
+        **archive_metadata(report.path, report.metadata, report.seconds),
         "blocks built": report.built,
         "blocks reused": report.reused,
         "blocks resumed": report.resumed,
+        "blocks removed": report.removed,
+        "tiles built": report.tiles_built,
+        "tiles reused": report.tiles_reused,
+        "tiles removed": report.tiles_removed,
     }
 
 
-def merge_metadata(report: MergeReport, names: list[str], config: Mapping[str, Any]) -> Metadata:
-    """Return the figures of a merged archive, and what it was merged from and how."""
-    return {
-        **_archive_metadata(report.path, report.metadata, report.seconds),
-        "tiles merged": report.merged,
-        "tiles copied": report.copied,
-        "changed": dg.MetadataValue.bool(report.changed),
-        "priority": ", ".join(names),
-        CONFIG_KEY: dg.MetadataValue.json(dict(config)),
-    }
-
-
-def sound_check(check_name: str, report: VerifyReport) -> dg.AssetCheckResult:
-    """Return whether an archive was found sound, with the figures."""
+def sound_check(
+    check_name: str, report: VerifyReport, asset: dg.AssetKey | None = None
+) -> dg.AssetCheckResult:
+    """Return whether an archive was found sound, with the figures; `asset` where a step makes several."""
     heights = "" if report.minimum_m is None else f", {report.minimum_m:g} .. {report.maximum_m:g} m"
     verdict = "sound" if report.sound else f"{len(report.problems)} problems"
     metadata: Metadata = {"tiles": report.tiles, "tiles decoded": report.decoded}
@@ -140,11 +132,12 @@ def sound_check(check_name: str, report: VerifyReport) -> dg.AssetCheckResult:
         metadata |= {"lowest (m)": report.minimum_m, "highest (m)": report.maximum_m}
     return dg.AssetCheckResult(
         check_name=check_name,
+        asset_key=asset,
         passed=report.sound,
         description=f"{report.path.stem}: {verdict}, {report.tiles} tiles{heights}",
         metadata={
             **metadata,
-            **_listed("problems", report.problems),
+            **listed("problems", report.problems),
         },
     )
 
@@ -158,12 +151,13 @@ def unsound(report: VerifyReport) -> dg.Failure:
         metadata={
             "tiles": report.tiles,
             "tiles decoded": report.decoded,
-            **_listed("problems", report.problems),
+            **listed("problems", report.problems),
         },
     )
 
 
-def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> Metadata:
+def archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> Metadata:
+    """Return the figures of an archive, and pictures of it."""
     with open_archive(path) as reader:
         counts = reader.counts()
     return {
@@ -171,7 +165,7 @@ def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> M
         "tiles": sum(counts.values()),
         "size": size(path.stat().st_size),
         "zooms": f"{archive.minzoom} .. {archive.maxzoom}",
-        "tiles by zoom": _table(counts),
+        "tiles by zoom": table(("zoom ", "tiles "), sorted(counts.items())),
         "bounds": _box(archive.bounds),
         "seconds": round(seconds, 1),
         "bytes": path.stat().st_size,
@@ -179,19 +173,5 @@ def _archive_metadata(path: Path, archive: ArchiveMetadata, seconds: float) -> M
     }
 
 
-def _table(counts: Mapping[int, int]) -> dg.MarkdownMetadataValue:
-    rows = [f"| {z} | {counts[z]} |" for z in sorted(counts)]
-    return dg.MetadataValue.md("\n".join(["| zoom | tiles |", "|--:|--:|", *rows]))
-
-
 def _box(box: Bounds) -> str:
     return f"{box.west:.5f}, {box.south:.5f}, {box.east:.5f}, {box.north:.5f}"
-
-
-def _listed(name: str, lines: list[str] | tuple[str, ...]) -> Metadata:
-    """Return lines under a name; nothing where there is none."""
-    if not lines:
-        return {}
-    more = [f"- and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
-    shown = [f"- {line}" for line in lines[:_MOST_LISTED]]
-    return {name: dg.MetadataValue.md("\n".join(shown + more))}

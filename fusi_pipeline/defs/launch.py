@@ -22,8 +22,9 @@ from fusi_pipeline import console
 from fusi_pipeline.console import duration, size
 from fusi_pipeline.defs import registry
 from fusi_pipeline.defs.automation import changes
+from fusi_pipeline.defs.coverage import CoverageConfig, chosen_coverage, is_covered, terrain_coverage
 from fusi_pipeline.defs.sources import PARTITIONS, source_index, source_mbtiles
-from fusi_pipeline.defs.terrain import chosen, terrain_pmtiles
+from fusi_pipeline.defs.terrain import LINEAGE, TERRAIN, chosen, lineage_path, terrain_pmtiles
 from fusi_pipeline.errors import FusiError, UsageError
 from fusi_pipeline.settings import Settings, settings_from
 from fusi_pipeline.sources import find_sources, source_folder
@@ -78,7 +79,7 @@ def reconcile() -> None:
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def materialize(names: tuple[str, ...]) -> None:
-    """Bring sources, all unless named, and then the terrain up to date."""
+    """Bring sources, all unless named, and then the terrain, its lineage and coverage up to date."""
     settings = settings_from()
     wanted = list(names) or find_sources(settings.source_store)
     if not wanted:
@@ -89,7 +90,9 @@ def materialize(names: tuple[str, ...]) -> None:
         _print_lost(instance)
         failed = [name for name in _noted(instance, settings, wanted) if not _source_made(instance, name)]
         if not failed and not _terrain_made(instance):
-            failed = [terrain_pmtiles.key.to_user_string()]
+            failed = [TERRAIN.to_user_string()]
+        if not failed and not _coverage_made(instance, settings):
+            failed = [terrain_coverage.key.to_user_string()]
     if failed:
         raise AssetsFailed(failed)
 
@@ -167,7 +170,15 @@ def _source_made(instance: dg.DagsterInstance, name: str) -> bool:
 
 def _terrain_made(instance: dg.DagsterInstance) -> bool:
     config = {"ops": {terrain_pmtiles.op.name: {"config": chosen(instance).model_dump()}}}
-    return _made(instance, [terrain_pmtiles.key], config)
+    return _made(instance, [TERRAIN, LINEAGE], config)
+
+
+def _coverage_made(instance: dg.DagsterInstance, settings: Settings) -> bool:
+    """Make the coverage where there is a lineage and it is not that of the lineage already."""
+    if lineage_path(settings, chosen(instance)) is None or is_covered(instance, settings):
+        return True
+    config = (chosen_coverage(instance) or CoverageConfig()).model_dump()
+    return _made(instance, [terrain_coverage.key], {"ops": {terrain_coverage.op.name: {"config": config}}})
 
 
 def _made(
@@ -188,6 +199,8 @@ def _made(
     for event in result.all_events:
         if event.is_step_materialization:
             click.echo(_line(event.step_materialization_data.materialization))
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            _print_unless_passed(event.asset_check_evaluation_data)
         elif event.is_step_failure:
             data = event.step_failure_data
             told = data.user_failure_data.description if data.user_failure_data else str(data.error)
@@ -195,12 +208,18 @@ def _made(
     return result.success
 
 
+def _print_unless_passed(check: dg.AssetCheckEvaluation) -> None:
+    if not check.passed:
+        named = f"{check.asset_key.to_user_string()} {check.partition or ''}".strip()
+        click.echo(f"{named}: {check.check_name}: {check.severity.value}: {check.description}", err=True)
+
+
 def _line(made: dg.AssetMaterialization) -> str:
     """Return what is said of a materialized asset."""
     values: dict[str, Any] = {name: value.value for name, value in made.metadata.items()}
-    unit = "tiles" if "tiles" in values else "files"
+    unit = next(unit for unit in ("tiles", "files", "features") if unit in values)
     count = f"{values[unit]} {unit if values[unit] != 1 else unit[:-1]}"
-    named = f"{made.asset_key.to_user_string():<15} {made.partition or '':<20}"
+    named = f"{made.asset_key.to_user_string():<23} {made.partition or '':<20}"
     return f"{named} {count}, {size(values['bytes'])}, {duration(values['seconds'])}  {values['path']}"
 
 

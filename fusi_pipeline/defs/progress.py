@@ -18,8 +18,19 @@ Result = TypeVar("Result")
 _LEAST_INTERVAL_S = 5.0
 """A line costs the instance some 25 ms, so that more would be felt."""
 _LONGEST_DESCRIPTION = 400
-_SKIP_BROKEN = ("--skip-broken", "skip_broken in the configuration of a run of source_index")
-"""The one option of the command line that is asked for otherwise here."""
+_AS_CONFIGURED = (
+    ("--skip-broken", "skip_broken in the configuration of a run of source_index"),
+    ("--mode feather needs the width of the band: --feather-m METRES",
+     "mode 'feather' needs the width of the band: feather_m in the configuration of the run"),
+    ("--feather-m goes with --mode feather, not with --mode",
+     "feather_m goes with mode feather, not with mode"),
+    ("--feather-m", "feather_m"),
+    ("merge without --lineage", "merge with lineage 'none' in the configuration of the run"),
+    ("choose another name or give --overwrite", "move it away, or remove it"),
+    ("--memory-mb", "FUSI_MEMORY_MB"),
+    ("--workers", "FUSI_WORKERS"),
+)  # fmt: skip
+"""Options of the command line, and how the same is asked for here."""
 
 
 def followed(
@@ -47,7 +58,9 @@ def failures() -> Iterator[None]:
     try:
         yield
     except FusiError as error:
-        message = str(error).replace(*_SKIP_BROKEN)
+        message = str(error)
+        for option, here in _AS_CONFIGURED:
+            message = message.replace(option, here)
         lines = [line.strip() for line in message.splitlines()]
         description = "; ".join(lines)
         if len(description) > _LONGEST_DESCRIPTION:

@@ -6,9 +6,12 @@ Pure but for reading indexes, ledgers and names; a raster is never opened here.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from fusi_pipeline.lineage_files import CONTENT_KEY
 from fusi_pipeline.sources import (
     SourceFile,
     config_digest,
@@ -18,6 +21,7 @@ from fusi_pipeline.sources import (
     source_folder,
 )
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.open import open_archive
 
 
 def folder_version(store: Path, name: str) -> str:
@@ -43,19 +47,28 @@ def index_version(configuration: str, files: Iterable[SourceFile]) -> str:
 
 
 def archive_version(path: Path) -> str:
-    """Return a hash of an archive's ledger: which blocks it has, and what they were made of."""
+    """Return a hash of an archive's metadata and ledger: which blocks it has, and what they were made of."""
     digest = _Digest()
     with MBTilesReader(path) as reader:
+        digest.add(json.dumps(asdict(reader.metadata), sort_keys=True))
         for record in reader.ledger():
             digest.add(record.tile, record.key)
     return digest.text()
 
 
-def merged_version(archives: Sequence[Path], mode: str) -> str:
-    """Return a hash of the archives that a merge takes, in their order, and of its mode."""
-    digest = _Digest(mode)
+def merged_version(archives: Sequence[Path], *rule: object) -> str:
+    """Return a hash of the archives that a merge takes, in their order, and of the rule it follows."""
+    digest = _Digest(*rule)
     for path in archives:
         digest.add(path.stem, archive_version(path))
+    return digest.text()
+
+
+def coverage_version(lineage: Path, *rule: object) -> str:
+    """Return a hash of the merge that a lineage is of, and of how its coverage is written."""
+    digest = _Digest(*rule)
+    with open_archive(lineage) as reader:
+        digest.add(reader.metadata.extra.get(CONTENT_KEY))
     return digest.text()
 
 

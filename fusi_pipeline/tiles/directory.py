@@ -20,7 +20,9 @@ ROOT_BYTES = FIRST_READ_BYTES - HEADER_BYTES
 """The most a compressed root directory may take."""
 
 HEADER_FACTS = {"minzoom", "maxzoom", "bounds", "center", "format"}
-"""What the header states, so that the JSON metadata need not."""
+"""What the header states, and the JSON metadata of our archives once more, so that each proves the other."""
+TILE_DIGEST, DIRECTORY_DIGEST = "tile_data_sha256", "directories_sha256"
+"""Keys of the JSON metadata: SHA-256 of the tile data; of root and leaf directories as they are stored."""
 
 NONE, GZIP = 1, 2
 COMPRESSIONS = ("unknown", "none", "gzip", "brotli", "zstd")
@@ -36,6 +38,9 @@ _MAGIC = b"PMTiles"
 _VERSION = 3
 _GZIP_START = bytes.fromhex("1f8b08000000000002ff")
 """A gzip header without time, name or operating system (RFC 1952)."""
+_GZIP_SYSTEMS = {*range(14), 255}
+_GZIP_EFFORTS = {0, 2, 4}
+_MOST_STORED_BYTES = 65535
 _MOST_INFLATED_BYTES = 1 << 28
 _MOST_32_BITS = (1 << 32) - 1
 
@@ -172,6 +177,43 @@ def deflate(data: bytes) -> bytes:
     return _GZIP_START + body + struct.pack("<II", zlib.crc32(data), len(data) & _MOST_32_BITS)
 
 
+def enclose(data: bytes) -> bytes:
+    """Return a gzip member that holds `data` as it is, uncompressed.
+
+    Its bytes follow from `data` alone, all of them, also those that no
+    checksum covers; so a reader can tell whether any of them was changed.
+    """
+    parts = [_GZIP_START]
+    for start in range(0, max(len(data), 1), _MOST_STORED_BYTES):
+        part = data[start : start + _MOST_STORED_BYTES]
+        last = start + _MOST_STORED_BYTES >= len(data)
+        parts.append(struct.pack("<BHH", last, len(part), len(part) ^ _MOST_STORED_BYTES) + part)
+    parts.append(struct.pack("<II", zlib.crc32(data), len(data) & _MOST_32_BITS))
+    return b"".join(parts)
+
+
+def gzip_doubt(data: bytes) -> str:
+    """Return what no writer of gzip writes, among the bits that no checksum covers; empty where nothing.
+
+    `data` is a sound member. Looked at are its header and the unused bits of the
+    last byte of the stream (RFC 1951: writers leave them 0).
+    """
+    flags, effort, system = data[3], data[8], data[9]
+    if flags & 0xE0 or effort not in _GZIP_EFFORTS or system not in _GZIP_SYSTEMS:
+        return "has a gzip header with values that have no meaning"
+    body = bytearray(data[10:-8])
+    if flags or not body or not body[-1]:
+        return ""
+    whole = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(body), _MOST_INFLATED_BYTES)
+    body[-1] ^= 1 << body[-1].bit_length() - 1
+    changed = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        same = changed.decompress(bytes(body), _MOST_INFLATED_BYTES) == whole and changed.eof
+    except zlib.error:
+        return ""
+    return "has bits behind the end of its compressed data" if same else ""
+
+
 def inflate(data: bytes, compression: int) -> bytes:
     """Return what `data` holds, by a compression number; raises DirectoryInvalid."""
     if compression == NONE:
@@ -247,3 +289,21 @@ def sections(header: Header) -> list[tuple[str, int, int]]:
         ("leaf directories", header.leaf_directory_offset, header.leaf_directory_length),
         ("tile data", header.tile_data_offset, header.tile_data_length),
     ]
+
+
+def box_e7(west: float, south: float, east: float, north: float) -> tuple[int, int, int, int]:
+    """Return (west, south, east, north) in 1e-7 degrees, wide enough to have an area.
+
+    A box across the antimeridian becomes the whole circle, since the header
+    cannot say otherwise; the metadata states it as it is.
+    """
+    if west > east:
+        west, east = -180.0, 180.0
+    left, right = _interval_e7(west, east, 180)
+    bottom, top = _interval_e7(south, north, 90)
+    return left, bottom, right, top
+
+
+def _interval_e7(low: float, high: float, limit: int) -> tuple[int, int]:
+    start = min(max(round(low * DEGREE_E7), -limit * DEGREE_E7), limit * DEGREE_E7 - 1)
+    return start, min(max(round(high * DEGREE_E7), start + 1), limit * DEGREE_E7)

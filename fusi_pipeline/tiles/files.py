@@ -83,6 +83,12 @@ def free_mib(path: Path) -> int:
     return shutil.disk_usage(folder).free >> 20
 
 
+def file_state(path: Path) -> str:
+    """Return the size and time of a file, by which it can be told to have been changed."""
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -32,7 +32,7 @@ from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 PARTIAL_SUFFIX = ".partial"
 _APPLICATION_ID = 0x4D504258
-_LEDGER_VERSION = 2
+_LEDGER_VERSION = 3
 _PAGE_SIZE = 16384
 _TRUE_BOUNDS = "bounds"
 _CHANGE_COUNTERS = (24, 92)
@@ -50,7 +50,8 @@ CREATE TABLE fusi_blocks (
     bytes INTEGER NOT NULL,
     extent TEXT,
     overview BLOB,
-    digests BLOB NOT NULL
+    digests BLOB NOT NULL,
+    checksum BLOB NOT NULL
 );
 CREATE INDEX fusi_blocks_key ON fusi_blocks (key);
 CREATE INDEX fusi_blocks_tile ON fusi_blocks (z, x, y);
@@ -77,13 +78,14 @@ class BlockRecord:
     """A hash of each of its tiles, packed (see `digests_of`)."""
 
 
-DIGESTS = np.dtype([("z", "u1"), ("x", "<u4"), ("y", "<u4"), ("digest", "V16")])
+DIGEST_BYTES = 16
+DIGESTS = np.dtype([("z", "u1"), ("x", "<u4"), ("y", "<u4"), ("digest", f"V{DIGEST_BYTES}")])
 """A tile and the BLAKE2b hash, 16 bytes, of its bytes in the archive."""
 
 
 def digest_of(data: bytes) -> bytes:
     """Return the hash of a tile's bytes, 16 bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(tiles: Iterable[tuple[Tile, bytes]]) -> bytes:
@@ -148,7 +150,14 @@ class MBTilesWriter:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("BEGIN IMMEDIATE")
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if tables and version != _LEDGER_VERSION:  # another fusi began it
+                connection.execute("ROLLBACK")
+                connection.close()
+                _remove(self.partial)
+                return self._open()
+            if not tables:
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_LEDGER_VERSION}")
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -194,8 +203,8 @@ class MBTilesWriter:
             try:
                 self._insert(tiles)
                 self._connection.execute(
-                    "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (self._position + 1, *_row(record)),
+                    "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (self._position + 1, *_row(record), _checksum(record)),
                 )
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -245,8 +254,7 @@ class MBTilesWriter:
     def discard(self) -> None:
         """Close the unfinished file and remove it."""
         self._connection.close()
-        for suffix in ("", "-wal", "-shm"):
-            self.partial.with_name(self.partial.name + suffix).unlink(missing_ok=True)
+        _remove(self.partial)
 
     def _leave_wal(self) -> None:
         self.checkpoint()
@@ -363,8 +371,9 @@ class MBTilesReader:
     def digests(self) -> Iterator[npt.NDArray[np.void]]:
         """Yield the hashes of the tiles of each block as the ledger has them, arrays of dtype DIGESTS."""
         if self.has_ledger:
-            for (packed,) in self._query("SELECT digests FROM fusi_blocks ORDER BY position", ()):
-                yield np.frombuffer(packed, dtype=DIGESTS)
+            with self._readable():
+                for (packed,) in self._query("SELECT digests FROM fusi_blocks ORDER BY position", ()):
+                    yield np.frombuffer(packed, dtype=DIGESTS)
 
     @property
     def has_ledger(self) -> bool:
@@ -374,13 +383,47 @@ class MBTilesReader:
         return "fusi_blocks" in names and version == _LEDGER_VERSION
 
     def block(self, tile: Tile, key: str) -> BlockRecord | None:
-        """Return a block of the ledger, with its overview, where its key is `key`."""
+        """Return a block of the ledger, with its overview, where its key is `key` and the row is sound."""
         rows = self._query(
-            "SELECT z, x, y, key, tiles, bytes, extent, overview, digests FROM fusi_blocks"
+            "SELECT z, x, y, key, tiles, bytes, extent, overview, digests, checksum FROM fusi_blocks"
             " WHERE z = ? AND x = ? AND y = ? AND key = ?",
             (tile.z, tile.x, tile.y, key),
         )
-        return next(map(_record, rows), None)
+        with self._readable():
+            for *row, checksum in rows:
+                record = _record(tuple(row))
+                if _checksum(record) == checksum:
+                    return record
+        return None
+
+    def sound_blocks(self) -> Iterator[bool]:
+        """Yield for each block of the ledger whether its row and its tiles are as they were written.
+
+        Reads the whole archive, in the order of the file. A last False is for tiles
+        that no block accounts for.
+        """
+        tiles = self._query(
+            "SELECT zoom_level, tile_column, tile_row, tile_data FROM tiles ORDER BY rowid", ()
+        )
+        rows = self._query(
+            "SELECT z, x, y, key, tiles, bytes, extent, overview, digests, checksum FROM fusi_blocks"
+            " ORDER BY position",
+            (),
+        )
+        with self._readable():
+            for *row, checksum in rows:
+                record = _record(tuple(row))
+                own = (
+                    (Tile(z, x, (1 << z) - 1 - y), bytes(data))
+                    for z, x, y, data in islice(tiles, max(record.tiles, 0))
+                )
+                yield digests_of(own) == record.digests and _checksum(record) == checksum
+        if next(tiles, None) is not None:
+            yield False
+
+    def states(self, metadata: ArchiveMetadata) -> bool:
+        """Tell whether the archive states exactly this metadata."""
+        return self._values == dict(_metadata_rows(metadata))
 
     def square(self, tile: Tile, z: int) -> Iterator[tuple[Tile, bytes]]:
         """Yield the tiles at zoom `z` that a tile of the same or a lower zoom holds, row by row."""
@@ -394,10 +437,11 @@ class MBTilesReader:
                 if data is not None:
                     yield one, data
 
-    def integrity_problem(self) -> str | None:
-        """Return what SQLite's own check finds wrong with the file, or None."""
+    def integrity_problem(self, *, indices: bool = False) -> str | None:
+        """Return what SQLite's own check finds wrong with the file, with its indices if asked, or None."""
+        check = "integrity_check" if indices else "quick_check"
         try:
-            verdict = str(self._connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            verdict = str(self._connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
         except sqlite3.Error as error:
             return str(error)
         return None if verdict == "ok" else verdict
@@ -413,6 +457,8 @@ class MBTilesReader:
             yield
         except sqlite3.Error as error:
             raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
+        except (TypeError, ValueError) as error:
+            raise ArchiveUnreadable(self.path, f"its ledger is damaged ({error})") from error
 
     def close(self) -> None:
         """Release the file."""
@@ -456,7 +502,22 @@ def _row(record: BlockRecord) -> tuple[object, ...]:
     return *facts, extent, record.overview, record.digests
 
 
-def _record(row: tuple[int, int, int, str, int, int, str | None, bytes | None, bytes]) -> BlockRecord:
+def _checksum(record: BlockRecord) -> bytes:
+    """Return a hash, 16 bytes, of all that a row of the ledger says."""
+    *facts, overview, _ = _row(record)
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=DIGEST_BYTES)
+    digest.update(b"-" if overview is None else digest_of(record.overview or b""))
+    digest.update(record.digests)
+    return digest.digest()
+
+
+def _remove(path: Path) -> None:
+    """Remove a database that is closed, and its log."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _record(row: tuple[Any, ...]) -> BlockRecord:
     z, x, y, key, tiles, size, text, overview, digests = row
     extent = None
     if text is not None:

@@ -24,8 +24,10 @@ from fusi_pipeline.tiles import directory as codec
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.directory import (
     DEGREE_E7,
+    DIRECTORY_DIGEST,
     HEADER_BYTES,
     HEADER_FACTS,
+    TILE_DIGEST,
     Entries,
     Header,
 )
@@ -34,6 +36,7 @@ from fusi_pipeline.tiles.grid import HILBERT_STEPS, Bounds, Tile, hilbert_indice
 _DEPTH = 4
 """Directories from the root to a tile, at most, as other readers have it."""
 _CACHED_ENTRIES = 1 << 20
+_PART_BYTES = 1 << 20
 _BASES = np.array([(4**z - 1) // 3 for z in range(33)], dtype=np.uint64)
 """The first tile id of each zoom."""
 
@@ -106,7 +109,9 @@ class PMTilesReader:
             self._size = os.fstat(self._file.fileno()).st_size
             self.header = self._read_header()
             self._root = self._directory(self.header.root_offset, self.header.root_length, "root directory")
-            self._metadata = self._read_metadata()
+            self.document: Mapping[str, object] = self._read_document()
+            """The JSON metadata as it stands, digests and repeated header facts included."""
+            self._metadata = _archive_metadata(self.header, self.document, path.stem)
             stack.pop_all()
         self._leaves: OrderedDict[int, Entries] = OrderedDict()
         self._cached = 0
@@ -245,6 +250,12 @@ class PMTilesReader:
         except codec.DirectoryInvalid as error:
             raise ArchiveUnreadable(self.path, f"the {what} {error}") from error
 
+    def section(self, what: str) -> Iterator[bytes]:
+        """Yield the bytes of a section, by its name in `directory.sections`, in parts of a MiB at most."""
+        ((offset, length),) = [place for name, *place in codec.sections(self.header) if name == what]
+        for start in range(offset, offset + length, _PART_BYTES):
+            yield self._bytes(start, min(_PART_BYTES, offset + length - start), what)
+
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
         """Return a range of the file, wholly; raises ArchiveUnreadable."""
         if offset + length > self._size:
@@ -269,7 +280,7 @@ class PMTilesReader:
                 raise ArchiveUnreadable(self.path, reason)
         return header
 
-    def _read_metadata(self) -> ArchiveMetadata:
+    def _read_document(self) -> Mapping[str, object]:
         header = self.header
         stored = self._bytes(header.metadata_offset, header.metadata_length, "metadata")
         data = self._inflated(stored, "metadata")
@@ -279,7 +290,7 @@ class PMTilesReader:
             raise ArchiveUnreadable(self.path, f"the metadata is no JSON ({error})") from error
         if not isinstance(document, dict):
             raise ArchiveUnreadable(self.path, "the metadata is no JSON object")
-        return _archive_metadata(header, document, self.path.stem)
+        return document
 
 
 def zoom_of(tile_id: int) -> int:
@@ -291,7 +302,7 @@ def _archive_metadata(header: Header, document: Mapping[str, object], name: str)
     """Return metadata from header and JSON; `name` is for archives that have none, size 0 is unknown."""
     said = {key: str(document.get(key) or "") for key in ("name", "description", "attribution", "encoding")}
     size = str(document.get("tileSize", ""))
-    known = {*said, "tileSize", *HEADER_FACTS}
+    known = {*said, "tileSize", *HEADER_FACTS, TILE_DIGEST, DIRECTORY_DIGEST}
     kind = header.tile_type
     return ArchiveMetadata(
         name=said["name"] or name,

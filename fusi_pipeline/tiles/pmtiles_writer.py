@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from array import array
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,16 @@ from fusi_pipeline.tiles import directory as codec
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.directory import (
     DEGREE_E7,
+    DIRECTORY_DIGEST,
     FIRST_READ_BYTES,
     HEADER_BYTES,
     ROOT_BYTES,
+    TILE_DIGEST,
     Entries,
     Header,
 )
 from fusi_pipeline.tiles.files import replacing
-from fusi_pipeline.tiles.grid import MAX_ZOOM, Bounds, Tile
+from fusi_pipeline.tiles.grid import MAX_ZOOM, Tile
 
 SMALL_TILE_BYTES = 512
 """Tiles up to this size are remembered for the whole run: empty sea repeats far apart."""
@@ -68,7 +71,7 @@ class PMTilesWriter:
     ) -> None:
         if metadata.format not in codec.TILE_TYPES[2:6]:
             raise ArchiveUnsuitable(path, f"tiles of format {metadata.format!r} are no images to write")
-        _metadata_json(metadata)
+        _metadata_json(metadata, {})
         self.path = path
         self.metadata = metadata
         """May be replaced until the block ends; the format is settled by then."""
@@ -80,6 +83,7 @@ class PMTilesWriter:
         self._next_id = 0
         self._first_zoom = self._last_zoom = 0
         self._contents = _Contents(recent)
+        self._tile_digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -111,6 +115,7 @@ class PMTilesWriter:
         known = self._contents.place(data, offset)
         if known == offset:
             self._file.write(data)
+            self._tile_digest.update(data)
             self.bytes_written += len(data)
         self._leaves.add(tile_id, known, len(data))
 
@@ -120,17 +125,22 @@ class PMTilesWriter:
         if not self.tiles_written:
             raise ArchiveUnsuitable(self.path, "there is no tile to put into it")
         root = self._leaves.finish()
-        metadata = codec.deflate(_metadata_json(self.metadata))
-        header = self._header(len(root), len(metadata))
+        digests = {
+            TILE_DIGEST: self._tile_digest.hexdigest(),
+            DIRECTORY_DIGEST: self._leaves.digest(root),
+        }
+        facts = replace(self.metadata, minzoom=self._first_zoom, maxzoom=self._last_zoom)
+        metadata = codec.enclose(_metadata_json(facts, digests))
+        header = self._header(facts, len(root), len(metadata))
         self._file.write(metadata)
         self._leaves.copy_to(self._file)
         self._file.seek(0)
         self._file.write(header.to_bytes() + root)
         self.bytes_written = header.leaf_directory_offset + header.leaf_directory_length
 
-    def _header(self, root_length: int, metadata_length: int) -> Header:
-        facts = replace(self.metadata, minzoom=self._first_zoom, maxzoom=self._last_zoom)
-        west, south, east, north = _bounds_e7(facts.bounds)
+    def _header(self, facts: ArchiveMetadata, root_length: int, metadata_length: int) -> Header:
+        box = facts.bounds
+        west, south, east, north = codec.box_e7(box.west, box.south, box.east, box.north)
         lon, lat, center_zoom = facts.center
         return Header(
             root_offset=HEADER_BYTES,
@@ -232,6 +242,14 @@ class _Leaves:
             self._halve()
         return root
 
+    def digest(self, root: bytes) -> str:
+        """Return the SHA-256 of root and leaf directories, as `finish` left them."""
+        found = hashlib.sha256(root)
+        self._spool.seek(0)
+        while part := self._spool.read(1 << 20):
+            found.update(part)
+        return found.hexdigest()
+
     def copy_to(self, file: IO[bytes]) -> None:
         """Append the leaf directories to a file."""
         self._spool.seek(0)
@@ -282,39 +300,28 @@ def _columns_entries(rows: list[tuple[int, int, int, int]]) -> Entries:
     return Entries(*np.array(rows, dtype=np.uint64).T)
 
 
-def _bounds_e7(bounds: Bounds) -> tuple[int, int, int, int]:
-    """Return (west, south, east, north) in 1e-7 degrees, wide enough to have an area.
+def _metadata_json(metadata: ArchiveMetadata, digests: Mapping[str, str]) -> bytes:
+    """Return the JSON section; raises ValueError or TypeError for extra facts that are no JSON.
 
-    A box across the antimeridian becomes the whole circle, since the header
-    cannot say otherwise; the metadata repeats it as it is.
+    It repeats what the header states, so that a change of either is noticed.
     """
-    if bounds.west > bounds.east:
-        bounds = replace(bounds, west=-180, east=180)
-    west, east = _interval_e7(bounds.west, bounds.east, 180)
-    south, north = _interval_e7(bounds.south, bounds.north, 90)
-    return west, south, east, north
-
-
-def _interval_e7(low: float, high: float, limit: int) -> tuple[int, int]:
-    start = min(max(round(low * DEGREE_E7), -limit * DEGREE_E7), limit * DEGREE_E7 - 1)
-    return start, min(max(round(high * DEGREE_E7), start + 1), limit * DEGREE_E7)
-
-
-def _metadata_json(metadata: ArchiveMetadata) -> bytes:
-    """Return the JSON section; raises ValueError or TypeError for extra facts that are no JSON."""
-    facts: dict[str, object] = {
+    box = metadata.bounds
+    said: dict[str, object] = {
         "name": metadata.name,
         "description": metadata.description,
         "attribution": metadata.attribution,
         "encoding": metadata.encoding,
         "tileSize": metadata.tile_size,
     }
-    box = metadata.bounds
     document: dict[str, object] = {
         **metadata.extra,
-        **{key: value for key, value in facts.items() if value},
+        **{key: value for key, value in said.items() if value},
+        "minzoom": metadata.minzoom,
+        "maxzoom": metadata.maxzoom,
+        "bounds": [box.west, box.south, box.east, box.north],
+        "center": list(metadata.center),
+        "format": metadata.format,
+        **digests,
     }
-    if box.west > box.east:
-        document["bounds"] = [box.west, box.south, box.east, box.north]
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
     return text.encode()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.errors import ArchiveUnreadable
+from fusi_pipeline.tiles import directory as codec
 from fusi_pipeline.tiles.directory import (
     COMPRESSIONS,
     DEGREE_E7,
+    DIRECTORY_DIGEST,
     FIRST_READ_BYTES,
     HEADER_BYTES,
+    TILE_DIGEST,
     TILE_TYPES,
     Entries,
     Header,
@@ -25,14 +30,141 @@ from fusi_pipeline.tiles.pmtiles import PMTilesReader, zoom_of
 def problems(path: Path) -> list[str]:
     """Return what is wrong with the structure of an archive, a sentence each; empty where it is sound.
 
-    Derives every claim of the header from the directories again; looks into
-    no tile. Whatever passes, `pmtiles verify` passes too. Raises ArchiveMissing.
+    Derives every claim of the header from the directories again, and holds
+    header, directories and metadata against each other; looks into no tile.
+    Whatever passes, `pmtiles verify` passes too. Raises ArchiveMissing.
     """
     try:
         with PMTilesReader(path) as reader:
-            return [*layout_problems(reader.header, path.stat().st_size), *_directory_problems(reader)]
+            found = [*layout_problems(reader.header, path.stat().st_size), *_padding_problems(reader)]
+            found += _claim_problems(reader) if is_sealed(reader) else _gzip_problems(reader)
+            return found + _directory_problems(reader)
     except ArchiveUnreadable as error:
         return [str(error).removeprefix(f"{path}: ")]
+
+
+def is_sealed(reader: PMTilesReader) -> bool:
+    """Tell whether the metadata states digests of the rest, as the writer of `pmtiles_writer` does."""
+    return DIRECTORY_DIGEST in reader.document
+
+
+def tile_data_problem(reader: PMTilesReader) -> Generator[int, None, str]:
+    """Hash the tile data, yielding the bytes done; return what is wrong with it, or nothing.
+
+    Nothing also where the archive states no digest. Raises ArchiveUnreadable.
+    """
+    stated = reader.document.get(TILE_DIGEST)
+    if stated is None:
+        return ""
+    found, done = hashlib.sha256(), 0
+    for part in reader.section("tile data"):
+        found.update(part)
+        done += len(part)
+        yield done
+    if found.hexdigest() == stated:
+        return ""
+    return "the tile data is not what was written: its SHA-256 is not the one that the metadata states"
+
+
+def _padding_problems(reader: PMTilesReader) -> list[str]:
+    """Return what is wrong with the unused bytes between root directory and the first 16 KiB."""
+    end = reader.header.root_offset + reader.header.root_length
+    with reader.path.open("rb") as file:
+        file.seek(end)
+        unused = file.read(max(0, min(FIRST_READ_BYTES, *_starts_after(reader.header, end)) - end))
+    return ["the unused bytes behind the root directory are not all zero"] if any(unused) else []
+
+
+def _starts_after(header: Header, end: int) -> list[int]:
+    """Return where the sections behind a position start."""
+    found = [offset for _, offset, length in sections(header) if length and offset >= end]
+    return found or [end, end]
+
+
+def _gzip_problems(reader: PMTilesReader) -> list[str]:
+    """Return what is wrong with compressed sections in bits that no checksum covers."""
+    header = reader.header
+    if header.internal_compression != codec.GZIP:
+        return []
+    visited: list[Visit] = []
+    for _ in reader.walk(visited=visited):
+        pass
+    start = header.leaf_directory_offset
+    places = [
+        ("root directory", header.root_offset, header.root_length),
+        ("metadata", header.metadata_offset, header.metadata_length),
+        *((f"leaf directory at {leaf.offset}", start + leaf.offset, leaf.length) for leaf in visited),
+    ]
+    found = []
+    with reader.path.open("rb") as file:
+        for what, offset, length in places:
+            file.seek(offset)
+            doubt = codec.gzip_doubt(file.read(length)) if length else ""
+            found += [f"the {what} {doubt}"] if doubt else []
+    return found
+
+
+def _claim_problems(reader: PMTilesReader) -> list[str]:
+    """Return where the sections of an archive with digests do not agree."""
+    header, found = reader.header, []
+    stored = b"".join(reader.section("metadata"))
+    if stored != codec.enclose(codec.inflate(stored, codec.GZIP)):
+        found.append("the metadata is not stored as it was written")
+    digest = hashlib.sha256()
+    for what in ("root directory", "leaf directories"):
+        for part in reader.section(what):
+            digest.update(part)
+    if digest.hexdigest() != reader.document[DIRECTORY_DIGEST]:
+        found.append("the directories are not what was written: their SHA-256 is not the stated one")
+    for what, said, true in (
+        ("where the root directory starts", header.root_offset, HEADER_BYTES),
+        ("where the tile data starts", header.tile_data_offset, FIRST_READ_BYTES),
+        ("where the metadata starts", header.metadata_offset, FIRST_READ_BYTES + header.tile_data_length),
+        (
+            "where the leaf directories start",
+            header.leaf_directory_offset,
+            header.metadata_offset + header.metadata_length,
+        ),
+        ("the clustered flag", header.clustered, 1),
+        ("the internal compression", header.internal_compression, codec.GZIP),
+        ("the tile compression", header.tile_compression, codec.NONE),
+        *_repeated(header, reader.document),
+    ):
+        if said != true:
+            found.append(f"the header says {said} for {what}; what was written is {true}")
+    return found
+
+
+def _repeated(header: Header, document: Mapping[str, object]) -> list[tuple[str, object, object]]:
+    """Return (what, as the header has it, as the metadata has it) of the facts that both state."""
+    corners = (header.min_lon_e7, header.min_lat_e7, header.max_lon_e7, header.max_lat_e7)
+    middle = (header.center_lon_e7, header.center_lat_e7, header.center_zoom)
+    kind = TILE_TYPES[header.tile_type] if header.tile_type < len(TILE_TYPES) else header.tile_type
+    return [
+        ("the lowest zoom", header.min_zoom, document.get("minzoom")),
+        ("the highest zoom", header.max_zoom, document.get("maxzoom")),
+        ("the tile type", kind, document.get("format")),
+        ("the bounds", corners, _stated_box(document.get("bounds"))),
+        ("the centre", middle, _stated_center(document.get("center"))),
+    ]
+
+
+def _stated_box(stated: object) -> object:
+    """Return the bounds of the metadata as the header has them, or as they are where they are none."""
+    match stated:
+        case [int() | float(), int() | float(), int() | float(), int() | float()]:
+            return codec.box_e7(*stated)
+        case _:
+            return stated
+
+
+def _stated_center(stated: object) -> object:
+    """Return the centre of the metadata as the header has it, or as it is where it is none."""
+    match stated:
+        case [int() | float() as lon, int() | float() as lat, int() as zoom]:
+            return round(lon * DEGREE_E7), round(lat * DEGREE_E7), zoom
+        case _:
+            return stated
 
 
 def _directory_problems(reader: PMTilesReader) -> list[str]:
