@@ -36,8 +36,11 @@ class EndpointConfig:
     model: str = ""
     concurrency: int = 1
     """Requests that it takes at a time."""
-    context: str = "mask"
-    """How finished neighbours are shown: `frame` (red frame), `mask`, or `none` (the bare block)."""
+    context: str = ""
+    """How finished neighbours are shown: `frame` (red frame), `mask`, or `none` (the bare block).
+
+    Empty: a mask where the protocol has one, else a frame.
+    """
     frame_px: int = 2
     """Width of the red frame."""
     timeout_s: float = 600.0
@@ -181,7 +184,7 @@ def _endpoint(stated: object, number: int, path: Path | str) -> EndpointConfig:
         values.setdefault("protocol", "builtin")
     checks = {
         "protocol": (values.get("protocol", "base64") in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}"),
-        "context": (values.get("context", "mask") in CONTEXTS, f"one of {', '.join(CONTEXTS)}"),
+        "context": (values.get("context", "") in ("", *CONTEXTS), f"one of {', '.join(CONTEXTS)}"),
         "concurrency": (_is_whole(values.get("concurrency", 1), 1, 256), "a whole number of 1..256"),
         "frame_px": (_is_whole(values.get("frame_px", 2), 1, 64), "a whole number of 1..64"),
         "timeout_s": (_is_positive(values.get("timeout_s", 600.0)), "seconds, more than 0"),

@@ -70,6 +70,9 @@ _BLOCK = (
     "id, step, wave, top_left_x, top_left_y, width, height, status, attempts,"
     " model_name, error_message, reason"
 )
+_FIRST_OPEN_STEP = (
+    " AND step = (SELECT min(step) FROM generation_plan WHERE status IN ('pending', 'in_progress'))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,31 @@ class Progress:
                 (first,),
             )
 
+    def quadrants_waited_for(self, block: int) -> list[tuple[int, int]]:
+        """Return the quadrants of the blocks that a block waits for."""
+        with self._readable():
+            rows = self._connection.execute(
+                "SELECT q.x, q.y FROM block_edges e JOIN generation_plan b ON b.id = e.waits_for"
+                " JOIN block_quadrants q ON q.block = b.id"
+                " AND q.x BETWEEN b.top_left_x AND b.top_left_x + b.width - 1"
+                " AND q.y BETWEEN b.top_left_y AND b.top_left_y + b.height - 1 WHERE e.block = ?",
+                (block,),
+            ).fetchall()
+        return [(int(x), int(y)) for x, y in rows]
+
+    def is_open(self, *, step: int | None = None, blocks: Sequence[int] | None = None) -> bool:
+        """Tell whether some block is under way, or pending and not held back by a failed one."""
+        chosen, values = _chosen(step, blocks)
+        with self._readable():
+            row = self._connection.execute(
+                "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
+                " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
+                " SELECT 1 FROM generation_plan WHERE (status = 'in_progress' OR (status = 'pending'"
+                f" AND id NOT IN (SELECT id FROM held))){chosen} LIMIT 1",
+                values,
+            ).fetchone()
+        return row is not None
+
     def blocks(self) -> Iterator[BlockRow]:
         """Yield every block in order."""
         with self._readable():
@@ -235,17 +263,9 @@ class Progress:
         A block whose lease ran out is ready again.
         """
         now = self._clock()
-        conditions, values = ["waiting = 0", "not_before <= ?"], [now]
-        if step is not None:
-            conditions.append("step = ?")
-            values.append(step)
-        if blocks is not None:
-            conditions.append("id IN (SELECT value FROM json_each(?))")
-            values.append("[" + ",".join(str(int(one)) for one in blocks) + "]")  # type: ignore[arg-type]
+        chosen, values = _chosen(step, blocks)
         if strict_steps:
-            conditions.append(
-                "step = (SELECT min(step) FROM generation_plan WHERE status IN ('pending', 'in_progress'))"
-            )
+            chosen += _FIRST_OPEN_STEP
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE generation_plan SET status = 'pending', worker = NULL, lease_until = NULL"
@@ -256,9 +276,9 @@ class Progress:
                 "UPDATE generation_plan SET status = 'in_progress', worker = ?, lease_until = ?,"
                 " started_at = ?, attempts = attempts + 1, error_message = NULL"
                 " WHERE id = (SELECT id FROM generation_plan"
-                f" WHERE status = 'pending' AND {' AND '.join(conditions)} ORDER BY id LIMIT 1)"
+                f" WHERE status = 'pending' AND waiting = 0 AND not_before <= ?{chosen} ORDER BY id LIMIT 1)"
                 f" RETURNING {_BLOCK}",
-                (worker, now + lease_s, now, *values),
+                (worker, now + lease_s, now, now, *values),
             ).fetchone()
         return None if row is None else BlockRow(*row)
 
@@ -326,6 +346,22 @@ class Progress:
                 dead,
             )
         return len(dead)
+
+    def reopen(self, blocks: Sequence[int]) -> None:
+        """Make complete blocks pending again; what waits for them waits again."""
+        with self._transaction() as connection:
+            for block in blocks:
+                reopened = connection.execute(
+                    "UPDATE generation_plan SET status = 'pending', attempts = 0, not_before = 0,"
+                    " completed_at = NULL, provenance = NULL WHERE id = ? AND status = 'complete'",
+                    (block,),
+                ).rowcount
+                if reopened:
+                    connection.execute(
+                        "UPDATE generation_plan SET waiting = waiting + 1"
+                        " WHERE id IN (SELECT block FROM block_edges WHERE waits_for = ?)",
+                        (block,),
+                    )
 
     def retry_errors(self, blocks: Sequence[int] | None = None) -> int:
         """Make failed blocks pending again, with all their attempts; return how many."""
@@ -433,6 +469,19 @@ class Progress:
             yield
         except sqlite3.Error as error:
             raise MapUnreadable(self.path, f"cannot be read ({error})") from error
+
+
+def _chosen(step: int | None, blocks: Sequence[int] | None) -> tuple[str, tuple[object, ...]]:
+    """Return the end of a condition that narrows the choice of blocks, and its values."""
+    text = ""
+    values: list[object] = []
+    if step is not None:
+        text += " AND step = ?"
+        values.append(step)
+    if blocks is not None:
+        text += " AND id IN (SELECT value FROM json_each(?))"
+        values.append("[" + ",".join(str(int(one)) for one in blocks) + "]")
+    return text, tuple(values)
 
 
 def _connected(path: Path) -> sqlite3.Connection:
