@@ -120,8 +120,8 @@ class _Tally:
 class LayerRun:
     """One process's work on a layer.
 
-    `halt` makes it begin nothing more and end when what is under way has ended;
-    `abandon` gives back what is under way, too.
+    `stop` makes it begin nothing more and end when what is under way has ended;
+    `give_back` leaves what is under way, too, for another run.
     """
 
     def __init__(
@@ -137,8 +137,9 @@ class LayerRun:
         self.config = config
         self.pool = pool
         self.options = options or RunOptions()
-        self.halt = threading.Event()
-        self.abandon = threading.Event()
+        self.stopping = False
+        self._halt = threading.Event()
+        self._abandon = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}:{_started()}"
         self.events: queue.Queue[str] = queue.Queue()
         """A line for each thing that a person watching wants to know."""
@@ -169,23 +170,29 @@ class LayerRun:
                     thread.join(max(0.0, deadline - time.monotonic()))
                 yield self.counts()
         finally:
-            self.halt.set()
+            self._halt.set()
             self._wake()
             if any(thread.is_alive() for thread in threads):
-                self.abandon.set()
+                self._abandon.set()
             for thread in threads:
                 thread.join()
         if self._tally.trouble is not None:
             raise self._tally.trouble
-        if not self.halt.is_set() or not self._stopped_by_caller:
+        if not self.stopping:
             self._check_left()
         yield self.counts()
 
-    @property
-    def _stopped_by_caller(self) -> bool:
-        return self.abandon.is_set() or self.options.max_items is not None
+    def stop(self) -> None:
+        """Begin nothing more; what is under way is finished."""
+        self.stopping = True
+        self._halt.set()
 
-    def report(self, seconds: float, interrupted: bool = False) -> RunReport:
+    def give_back(self) -> None:
+        """Begin nothing more, and leave what is under way."""
+        self.stop()
+        self._abandon.set()
+
+    def report(self, seconds: float) -> RunReport:
         """Return what was done, and what is left."""
         counts, tally = self.counts(), self._tally
         total = {status: sum(step[status] for step in counts.values()) for status in counts[1]}
@@ -196,7 +203,7 @@ class LayerRun:
             failed=total["error"],
             blocked=total["blocked"],
             remaining=total["pending"] + total["blocked"] + total["in_progress"],
-            interrupted=interrupted,
+            interrupted=self.stopping,
             seconds=seconds,
             by_endpoint=dict(tally.by_endpoint),
         )
@@ -238,12 +245,12 @@ class LayerRun:
         except BaseException as error:  # noqa: BLE001 - handed to the caller, and the other threads end
             with self._tally.lock:
                 self._tally.trouble = self._tally.trouble or error
-            self.halt.set()
+            self._halt.set()
         finally:
             self._wake()
 
     def _loop(self, slot: Slot, progress: Progress, desk: _Desk) -> None:
-        while not self.halt.is_set():
+        while not self._halt.is_set():
             if self.pool.exhausted() is not None:
                 return
             wait_s = slot.acquire()
@@ -327,7 +334,7 @@ class _Desk:
         with self.run._tally.lock:
             self.run._tally.calls += 1
         try:
-            answer = self.slot.endpoint.edit(request, self.run.abandon)
+            answer = self.slot.endpoint.edit(request, self.run._abandon)
             seconds = time.monotonic() - started
             result = kept(
                 shown,
