@@ -69,7 +69,9 @@ def terrain_metadata(
     for entry, one, count in zip(legend, inputs, pixels, strict=True):
         source: dict[str, object] = _stated(entry)
         del source["color"]
-        sources.append(source | {"minzoom": one.minzoom, "maxzoom": one.maxzoom, "pixels": count})
+        overviews = "mean" if one.is_of_one_source and not one.options.changes_heights else "unknown"
+        source |= {"minzoom": one.minzoom, "maxzoom": one.maxzoom, "overviews": overviews}
+        sources.append(source | {"pixels": count})
     used = [entry for entry, count in zip(legend, pixels, strict=True) if count]
     extra: dict[str, object] = {
         "generator": GENERATOR,

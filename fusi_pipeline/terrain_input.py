@@ -23,7 +23,7 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image, is_plain
-from fusi_pipeline.tiles.mbtiles import digest_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.overzoom import overzoom
 from fusi_pipeline.tiles.resample import Heights
@@ -73,9 +73,13 @@ class TerrainInput:
     @property
     def is_exact(self) -> bool:
         """Whether the archive tells of every pixel if it is valid: of one source, or with a lineage."""
+        return self.is_of_one_source or self._lineage is not None
+
+    @property
+    def is_of_one_source(self) -> bool:
+        """Whether fusi built the archive from rasters: with alpha, and overviews that are means."""
         extra = self.metadata.extra
-        made_of_one = extra.get("generator") == GENERATOR and "merge_mode" not in extra
-        return made_of_one or self._lineage is not None
+        return extra.get("generator") == GENERATOR and "merge_mode" not in extra
 
     @property
     def is_stored_plainly(self) -> bool:
@@ -217,6 +221,13 @@ class TerrainInput:
         if pixels.shape[:2] != (self.tile_px, self.tile_px):
             size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
             raise TileCorrupt(self.path, part, f"it is {size}, not {self.tile_px} x {self.tile_px}")
+        if isinstance(self.reader, MBTilesReader) and self.reader.stated_digest(part) not in (
+            None,
+            digest_of(data),
+        ):
+            raise TileCorrupt(
+                self.path, part, "its hash is not the one in the ledger; build the archive anew"
+            )
         return DECODERS[self.encoding](pixels)
 
     def _drop_unknown(self, heights: Heights, tile: Tile) -> None:

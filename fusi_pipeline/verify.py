@@ -144,14 +144,16 @@ class _Deep:
     opinion: str = "not asked"
 
     def run(self, reader: TileReader, sources: TileReader | None) -> Generator[Progress, None, None]:
-        """Check all there is to check."""
+        """Check all there is to check; a sample as large as the archive is all of it."""
+        self.counts = counts_of(reader, [])
+        if self.sample >= sum(self.counts.values()):
+            self.sample = 0
         self.seal = yield from self._file(reader, "")
         if sources is not None:
             yield from self._file(sources, f"lineage {sources.path.name}: ")
             self.problems += lineage_check.pair_problems(reader, sources)
         elif lineage_files.is_lineage(reader.metadata):
             self._with_terrain(reader)
-        self.counts = counts_of(reader, [])
         if self.counts:
             context = DeepContext(self.path, sources.path if sources else None)
             self.result = yield from check_tiles(reader, context, self.settings, sample=self.sample)
@@ -207,8 +209,8 @@ class _Deep:
         )
 
     def _facts(self, rules: ArchiveRules, beside: Path | None) -> DeepFacts:
-        sampled = self.sample if self.sample < sum(self.counts.values()) else 0
-        return DeepFacts(places=sampled, seal=self.seal, lineage=beside, zooms=figures(self.result, rules))
+        zooms = figures(self.result, rules)
+        return DeepFacts(places=self.sample, seal=self.seal, lineage=beside, zooms=zooms)
 
 
 @contextmanager
