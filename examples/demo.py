@@ -66,7 +66,8 @@ def main() -> None:
     print(f"all in {duration(time.monotonic() - started)}\n")
     print("next, in a shell where `fusi` is on the path (`source .venv/bin/activate`):")
     print(f"  fusi show {output}")
-    print(f"  fusi at -84.25,36.58 {output}    # how high, and who says so")
+    print(f"  fusi serve {output}                # a map of it, with the sources")
+    print(f"  fusi at -84.25,36.58 {output}      # how high, and who says so")
     print("  fusi aggregate YOUR_SOURCE -o output/yours.pmtiles   # GeoTIFFs in source-store/YOUR_SOURCE/")
     print("  just dev                                             # the same in the Dagster UI")
 

@@ -39,9 +39,9 @@ from fusi_pipeline.defs.automation import (
     terrain_after_refresh,
 )
 from fusi_pipeline.defs.coverage import CoverageConfig, coverage_path, is_covered, terrain_coverage
-from fusi_pipeline.defs.deep import deep, deep_result
+from fusi_pipeline.defs.deep import DeepConfig, deep, deep_result
 from fusi_pipeline.defs.history import latest
-from fusi_pipeline.defs.sources import PARTITIONS, source_files, source_index, source_mbtiles
+from fusi_pipeline.defs.sources import PARTITIONS, ScanConfig, source_files, source_index, source_mbtiles
 from fusi_pipeline.defs.terrain import (
     LINEAGE,
     TERRAIN,
@@ -244,6 +244,18 @@ def test_every_partition_mapping_reaches_the_daemon() -> None:
                 assert edge.partition_mapping == mapping
                 compared += 1
     assert compared >= 1
+
+
+def test_the_reference_tells_of_every_asset_check_and_configuration() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "REFERENCE.md").read_text(encoding="utf-8")
+    told = text.partition("\n## Dagster\n")[2].partition("\n## ")[0]
+    graph = definitions.defs.resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    names |= {check.name for check in graph.asset_check_keys}
+    steps = {source_index: ScanConfig, terrain_pmtiles: TerrainConfig, deep: DeepConfig}
+    for step, config in {**steps, terrain_coverage: CoverageConfig}.items():
+        names |= {step.op.name, *config.model_fields}
+    assert {name for name in names if f"`{name}`" not in told} == set()
 
 
 def test_nothing_expensive_is_switched_on() -> None:
