@@ -33,7 +33,8 @@ from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
 """A cell is 2^3 = 8 tiles wide."""
-_VERSION = "merge-4"
+MERGE_VERSION = "merge-4"
+"""Part of every key: raised whenever a change of the code changes the bytes of a merged tile."""
 _PACK_STRIDE = 64
 
 
@@ -113,7 +114,7 @@ class MergeRun:
         self.ledger_path = output.with_name(f"{output.name}.ledger")
         self.legend = legend_of(inputs)
         self.key = self._content_key()
-        self.contributors = Contributors(inputs, indexes, f"{_VERSION}|{rule.mode}", rule.feather_m)
+        self.contributors = Contributors(inputs, indexes, f"{MERGE_VERSION}|{rule.mode}", rule.feather_m)
         self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
         self.careful = False
         self._reset()
@@ -126,7 +127,7 @@ class MergeRun:
 
     def _content_key(self) -> str:
         rule = self.rule
-        facts: list[object] = [_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
+        facts: list[object] = [MERGE_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
         facts += [rule.lineage and (rule.lineage.name, self.output.name)]
         for one, index in zip(self.inputs, self.indexes, strict=True):
             facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.metadata.bounds]

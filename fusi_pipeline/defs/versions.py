@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fusi_pipeline.lineage_files import CONTENT_KEY
+from fusi_pipeline.merge_run import MERGE_VERSION
 from fusi_pipeline.sources import (
     SourceFile,
     config_digest,
@@ -30,7 +31,10 @@ def folder_version(store: Path, name: str) -> str:
     Content is not read. Raises SourceMissing and SourceConfigInvalid.
     """
     folder = source_folder(store, name)
-    digest = _Digest(config_digest(read_config(folder)))
+    config = read_config(folder)
+    digest = _Digest(config_digest(config))
+    if config.geoid_grid:
+        digest.add(*part_state(folder, config.geoid_grid))
     for entry in raster_entries(folder):
         digest.add(entry.filename, entry.size_bytes, entry.mtime_ns)
         for sidecar in entry.sidecars:
@@ -58,7 +62,7 @@ def archive_version(path: Path) -> str:
 
 def merged_version(archives: Sequence[Path], *rule: object) -> str:
     """Return a hash of the archives that a merge takes, in their order, and of the rule it follows."""
-    digest = _Digest(*rule)
+    digest = _Digest(MERGE_VERSION, *rule)
     for path in archives:
         digest.add(path.stem, archive_version(path))
     return digest.text()
