@@ -221,13 +221,10 @@ class TerrainInput:
         if pixels.shape[:2] != (self.tile_px, self.tile_px):
             size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
             raise TileCorrupt(self.path, part, f"it is {size}, not {self.tile_px} x {self.tile_px}")
-        if isinstance(self.reader, MBTilesReader) and self.reader.stated_digest(part) not in (
-            None,
-            digest_of(data),
-        ):
-            raise TileCorrupt(
-                self.path, part, "its hash is not the one in the ledger; build the archive anew"
-            )
+        if isinstance(self.reader, MBTilesReader):
+            stated = self.reader.stated_digest(part)
+            if stated is not None and stated != digest_of(data):
+                raise ArchiveUnsuitable(self.path, f"tile {part} is not what its ledger says; build it anew")
         return DECODERS[self.encoding](pixels)
 
     def _drop_unknown(self, heights: Heights, tile: Tile) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ _APPLICATION_ID = 0x4D504258
 _LEDGER_VERSION = 3
 _PAGE_SIZE = 16384
 _TRUE_BOUNDS = "bounds"
+_BLOCK_LEVELS = 2
+"""How many zooms below its own tile a block's deepest tiles are, at most."""
 _CHANGE_COUNTERS = (24, 92)
 """Offsets of the file change counter and of its copy beside SQLite's version."""
 _SCHEMA = """
@@ -375,7 +378,22 @@ class MBTilesReader:
                 for (packed,) in self._query("SELECT digests FROM fusi_blocks ORDER BY position", ()):
                     yield np.frombuffer(packed, dtype=DIGESTS)
 
-    @property
+    def stated_digest(self, tile: Tile) -> bytes | None:
+        """Return the hash that the ledger has of a tile in the row of its own block; None without one."""
+        if not self.has_ledger:
+            return None
+        for up in range(min(tile.z, _BLOCK_LEVELS) + 1):
+            place = (tile.z - up, tile.x >> up, tile.y >> up)
+            rows = self._query("SELECT digests FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?", place)
+            with self._readable():
+                for (packed,) in rows:
+                    known = np.frombuffer(packed, dtype=DIGESTS)
+                    of_tile = (known["z"] == tile.z) & (known["x"] == tile.x) & (known["y"] == tile.y)
+                    for digest in known["digest"][of_tile]:
+                        return bytes(digest.tobytes())
+        return None
+
+    @cached_property
     def has_ledger(self) -> bool:
         """Whether fusi wrote the archive, at a version whose ledger can be read."""
         (version,) = next(self._query("PRAGMA user_version", ()))

@@ -18,11 +18,13 @@ _MARGIN_PX = 2
 """Pixels of the neighbours taken in on each side; bilinear needs one."""
 
 
-def overzoom(tile: Tile, levels: int, heights_of: Callable[[Tile], Heights | None]) -> Heights | None:
+def overzoom(
+    tile: Tile, levels: int, heights_of: Callable[[Tile], Heights | None], method: str = "bilinear"
+) -> Heights | None:
     """Return the heights, shape (512, 512), of a tile `levels` zooms below what `heights_of` gives.
 
-    Interpolates bilinearly; a pixel is valid where the ancestor's pixel that
-    holds it is. None where the ancestor is missing, or wholly so under the tile.
+    Interpolates bilinearly, or by a method whose reach is at most 2 px; a pixel is valid where the
+    ancestor's pixel that holds it is. None where the ancestor is missing, or wholly so under the tile.
     """
     ancestor = grid.parent(tile, levels)
     if heights_of(ancestor) is None:
@@ -31,7 +33,7 @@ def overzoom(tile: Tile, levels: int, heights_of: Callable[[Tile], Heights | Non
     source = _around(ancestor, first_col, first_row, side, heights_of)
     if np.isnan(source).all():
         return None
-    heights = enlarge(source, 1 << levels, left - first_col, top - first_row, TILE_SIZE_PX, "bilinear")
+    heights = enlarge(source, 1 << levels, left - first_col, top - first_row, TILE_SIZE_PX, method)
     return None if np.isnan(heights).all() else heights
 
 
