@@ -23,6 +23,7 @@ from layer_generation.quadrants import Kind, QuadrantStore
 
 GENERATIONS = "generations"
 _IGNORED = "generations/\nprogress.db*\ndebug_map.html\n"
+_COLUMNS = ("step", "wave", "x", "y", "width", "height", "extension")
 BUILTIN = EndpointConfig(name="pixelart", url="builtin:pixelart", protocol="builtin", concurrency=2)
 """What draws a layer for which no model server was named."""
 
@@ -216,25 +217,24 @@ def _source_quadrants(folder: Path, config: LayerConfig) -> npt.NDArray[np.int64
 
 
 def _new_blocks(planned: plan.Plan, first: int = 0) -> list[NewBlock]:
-    rows = zip(
-        *(column[first:].tolist() for column in (planned.step, planned.wave, planned.x, planned.y)),
-        planned.width[first:].tolist(),
-        planned.height[first:].tolist(),
-        strict=True,
-    )
-    return [NewBlock(*row, reason=planned.reason.get(number)) for number, row in enumerate(rows, first)]
+    columns = (getattr(planned, name)[first:].tolist() for name in _COLUMNS)
+    return [
+        NewBlock(step, wave, x, y, width, height, extension, planned.reason.get(number))
+        for number, (step, wave, x, y, width, height, extension) in enumerate(
+            zip(*columns, strict=True), first
+        )
+    ]
 
 
 def _plan_of(blocks: Sequence[BlockRow], edges: npt.NDArray[np.int64]) -> plan.Plan:
     """Return the plan that a layer has already."""
     places = {block.id: place for place, block in enumerate(blocks)}
     columns = {
-        name: np.array([getattr(block, name) for block in blocks], dtype=np.int32)
-        for name in ("step", "wave", "x", "y", "width", "height")
+        name: np.array([getattr(block, name) for block in blocks], dtype=np.int32) for name in _COLUMNS
     }
-    waits = np.array([(places[one], places[other]) for one, other in edges.tolist()], dtype=np.int64)
+    waits = np.array([(places[one], places[other]) for one, other in edges.tolist()], dtype=np.int32)
     reasons = {place: block.reason for place, block in enumerate(blocks) if block.reason}
-    return plan.restored(**columns, waits_for=waits.reshape(-1, 2), reason=reasons)
+    return plan.Plan(**columns, waits_for=waits.reshape(-1, 2), reason=reasons, summary=plan.plan([]).summary)
 
 
 def _extension(

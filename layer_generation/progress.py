@@ -41,6 +41,7 @@ CREATE TABLE generation_plan (
     completed_at REAL,
     error_message TEXT,
     wave INTEGER NOT NULL DEFAULT 0,
+    extension INTEGER NOT NULL DEFAULT 0,
     reason TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     waiting INTEGER NOT NULL DEFAULT 0,
@@ -68,7 +69,7 @@ CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT);
 """
 _BLOCK = (
     "id, step, wave, top_left_x, top_left_y, width, height, status, attempts,"
-    " model_name, error_message, reason"
+    " model_name, error_message, extension, reason"
 )
 _FIRST_OPEN_STEP = (
     " AND step = (SELECT min(step) FROM generation_plan WHERE status IN ('pending', 'in_progress'))"
@@ -91,6 +92,8 @@ class BlockRow:
     """How often it was tried."""
     model_name: str | None
     error_message: str | None
+    extension: int
+    """0 for what was planned first, then 1, 2, ... for what came into the map later."""
     reason: str | None
     """Why its shape of the map allows no legal block here; None where it is legal."""
 
@@ -115,6 +118,8 @@ class NewBlock:
     y: int
     width: int
     height: int
+    extension: int = 0
+    """0 for what was planned first, then 1, 2, ... for what came into the map later."""
     reason: str | None = None
 
 
@@ -162,10 +167,10 @@ class Progress:
             first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM generation_plan").fetchone()[0]
             connection.executemany(
                 "INSERT INTO generation_plan (id, step, wave, block_type, top_left_x, top_left_y, width,"
-                " height, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " height, extension, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (first + place, one.step, one.wave, f"{one.width}x{one.height}", one.x, one.y, one.width,
-                     one.height, one.reason)
+                     one.height, one.extension, one.reason)
                     for place, one in enumerate(blocks)
                 ),
             )  # fmt: skip

@@ -177,12 +177,16 @@ def _run(layer_dir: Path, config: LayerConfig, options: RunOptions, interval_s: 
     started = time.monotonic()
     run = LayerRun(layer_dir, config, pool, options)
     try:
+        shown: list[str] = []
         with _stopping(run):
             for counts in run.run(interval_s):
                 while not run.events.empty():
                     click.echo(run.events.get(), err=True)
-                for line in progress_lines(counts):
-                    click.echo(line, err=True)
+                lines = list(progress_lines(counts))
+                for line in lines:
+                    if line not in shown:
+                        click.echo(line, err=True)
+                shown = lines
     finally:
         pool.close()
     return run.report(time.monotonic() - started)
