@@ -219,6 +219,7 @@ class MergeRun:
             before = MergeBefore(self.output, self.rule.lineage, self.ledger_path, self.key, stack)
             yield from self._merge(work, before)
             if not self.tiles:
+                work.discard()
                 raise ArchiveUnsuitable(
                     self.output, "there is no valid pixel to put into it; look at the options of the inputs"
                 )

@@ -154,11 +154,13 @@ class Place:
         return {name: sha256(output / name) for name in names if name}
 
     def expected(self, state: State) -> dict[str, str]:
-        """Return the hashes of a clean run into an empty folder."""
+        """Return the hashes of a clean run into an empty folder; none where nothing is left to merge."""
         if state not in self.clean:
             output = self.root / "clean"
-            finish(self.work(state, output))
-            self.clean[state] = self.hashes(state, output)
+            self.clean[state] = {}
+            with suppress(ArchiveUnsuitable):
+                finish(self.work(state, output))
+                self.clean[state] = self.hashes(state, output)
             shutil.rmtree(output)
         return self.clean[state]
 
@@ -363,14 +365,17 @@ class Incremental(RuleBasedStateMachine):
     @rule()
     def run(self) -> None:
         """Run to the end, and compare with a clean run."""
-        try:
-            finish(self.place.work(self.state, self.output))
-        except OutputExists as error:  # an output that can no longer be told to be fusi's
-            note(str(error))
-            finish(self.place.work(self.state, self.output, overwrite=True))
+        made: dict[str, str] = {}
+        with suppress(ArchiveUnsuitable):  # the options leave no pixel; a clean run must find that too
+            try:
+                finish(self.place.work(self.state, self.output))
+            except OutputExists as error:  # an output that can no longer be told to be fusi's
+                note(str(error))
+                finish(self.place.work(self.state, self.output, overwrite=True))
+            made = self.place.hashes(self.state, self.output)
         self.ran = True
         self.seen |= {name for name, _ in self.state.sources}
-        assert self.place.hashes(self.state, self.output) == self.place.expected(self.state)
+        assert made == self.place.expected(self.state)
         found = {str(path.relative_to(self.output)) for path in self.output.rglob("*") if path.is_file()}
         mine = {f"sources/{name}.{suffix}" for name in self.seen for suffix in ("mbtiles", "index.db")}
         mine |= {"all.pmtiles", "all.pmtiles.ledger", "from.pmtiles", "from.mbtiles"}
