@@ -87,7 +87,7 @@ class SourcePlan:
     coordinates: npt.NDArray[np.int64]
     """Columns and rows of the blocks at `block_zoom`, shape (n, 2), row by row."""
     margin_m: float
-    """How far beyond a block a file may reach into it, in EPSG:3857 metres."""
+    """How far beyond a block the coarsest file may reach into it, in EPSG:3857 metres."""
     vertical: Conversion = UNCONVERTED
     """How heights are converted to another vertical CRS."""
 
@@ -96,7 +96,9 @@ class SourcePlan:
         base = self._parameters_digest()
         for x, y in self.coordinates.tolist():
             tile = Tile(self.block_zoom, x, y)
-            files = tuple(index.touching(_widened(grid.xy_bounds(tile), self.margin_m)))
+            box = grid.xy_bounds(tile)
+            near = index.touching(_widened(box, self.margin_m))
+            files = tuple(file for file in near if _reaches(file, box))
             clip = self._clip(tile)
             digest = base.copy()
             digest.update(f"{tile}|{clip}".encode())
@@ -344,6 +346,12 @@ def _touched_tiles(block: Block, maxzoom: int, side: int) -> npt.NDArray[np.bool
             wanted[first_row - top : last_row - top, first_col - left : last_col - left] = True
         touched &= wanted
     return touched
+
+
+def _reaches(file: SourceFile, box: XYBounds) -> bool:
+    """Tell whether a file is within a few of its own pixels of a box."""
+    near = _widened(box, _MARGIN_PX * max(pixel_sides_m(file)))
+    return any(part.intersects(near) for part in file.box.parts())
 
 
 def _widened(box: XYBounds, margin_m: float) -> XYBounds:
