@@ -53,6 +53,16 @@ class LayerExists(UsageError):
         )
 
 
+class LayerIncomplete(FusiError):
+    """A layer has quadrants that are not finished."""
+
+    def __init__(self, folder: Path, missing: int, quadrants: int) -> None:
+        super().__init__(
+            f"{folder}: {missing} of {quadrants} quadrants are not finished; draw them with "
+            "`fusi layer generate`, or leave them out with --partial"
+        )
+
+
 class LayerConfigInvalid(UsageError):
     """The configuration of a layer or of its endpoints says something that cannot be used."""
 
@@ -67,5 +77,19 @@ class ImageInvalid(FusiError):
         super().__init__(f"{what}: {reason}")
 
 
+class EndpointInvalid(UsageError):
+    """A model endpoint cannot be opened as it is configured."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"endpoint {name!r}: {reason}")
+
+
 class EndpointsExhausted(FusiError):
     """No model server is left that could go on."""
+
+
+class QuadrantsInvalid(UsageError):
+    """What is given as the quadrants of a plan is not positions that can be planned."""
+
+    def __init__(self, what: str, expected: str) -> None:
+        super().__init__(f"{what}: a plan of quadrants expects {expected}")

@@ -71,8 +71,14 @@ _BLOCK = (
     "id, step, wave, top_left_x, top_left_y, width, height, status, attempts,"
     " model_name, error_message, extension, reason"
 )
+_HELD = (
+    "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
+    " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
+)
+_OPEN = "(status = 'in_progress' OR (status = 'pending' AND id NOT IN (SELECT id FROM held)))"
 _FIRST_OPEN_STEP = (
-    " AND step = (SELECT min(step) FROM generation_plan WHERE status IN ('pending', 'in_progress'))"
+    f" AND (extension, step) = ({_HELD} SELECT extension, step FROM generation_plan WHERE {_OPEN}"
+    " ORDER BY extension, step LIMIT 1)"
 )
 
 
@@ -209,10 +215,7 @@ class Progress:
         chosen, values = _chosen(step, blocks)
         with self._readable():
             row = self._connection.execute(
-                "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
-                " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
-                " SELECT 1 FROM generation_plan WHERE (status = 'in_progress' OR (status = 'pending'"
-                f" AND id NOT IN (SELECT id FROM held))){chosen} LIMIT 1",
+                f"{_HELD} SELECT 1 FROM generation_plan WHERE {_OPEN}{chosen} LIMIT 1",
                 values,
             ).fetchone()
         return row is not None
@@ -405,9 +408,7 @@ class Progress:
         """Return the ids of the pending blocks that wait, directly or not, for a failed one."""
         with self._readable():
             rows = self._connection.execute(
-                "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
-                " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
-                " SELECT p.id FROM held JOIN generation_plan p USING (id) WHERE p.status = 'pending'"
+                f"{_HELD} SELECT p.id FROM held JOIN generation_plan p USING (id) WHERE p.status = 'pending'"
             ).fetchall()
         return {int(one) for (one,) in rows}
 

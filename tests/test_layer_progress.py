@@ -130,10 +130,27 @@ def test_steps_may_be_kept_strictly_apart(tmp_path: Path) -> None:
         progress.add([*STRIP, NewBlock(2, 0, 9, 9, 1, 2)], EDGES)
         first, second = claimed(progress, strict_steps=True), claimed(progress, strict_steps=True)
         assert progress.claim("w", 60, strict_steps=True) is None
-        assert claimed(progress).id == 4
         finish(progress, first)
         progress.fail(second.id, "w", "no")
+        assert claimed(progress, strict_steps=True).id == 4
         assert progress.claim("w", 60, strict_steps=True) is None
+
+
+def test_what_waits_for_a_failed_block_does_not_hold_up_the_next_step(tmp_path: Path) -> None:
+    with Progress.create(tmp_path) as progress:
+        progress.add([*STRIP, NewBlock(3, 0, 9, 9, 1, 1)], EDGES)
+        progress.fail(claimed(progress, strict_steps=True).id, "w", "no")
+        finish(progress, claimed(progress, strict_steps=True))
+        assert claimed(progress, strict_steps=True).id == 4
+
+
+def test_an_extension_comes_after_all_steps_before_it(tmp_path: Path) -> None:
+    with Progress.create(tmp_path) as progress:
+        single = NewBlock(3, 0, 2, 2, 1, 1)
+        progress.add([single], np.empty((0, 2), dtype=np.int64))
+        progress.add([NewBlock(2, 0, 2, 3, 1, 2, extension=1)], np.array([[0, -1]]))
+        finish(progress, claimed(progress, strict_steps=True))
+        assert claimed(progress, strict_steps=True).id == 2
 
 
 def test_a_choice_of_blocks_is_kept_to(progress: Progress) -> None:
