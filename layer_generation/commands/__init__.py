@@ -1,0 +1,1 @@
+"""The commands of `fusi layer`: each parses, calls, reports; nothing else."""

@@ -1,0 +1,196 @@
+"""`fusi layer init`, `extend`, `generate`, `status`: from a map to its last quadrant, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fusi_pipeline.errors import FusiError
+from layer_generation import plan
+from layer_generation.camera import MercatorGrid
+from layer_generation.cli import layer
+from layer_generation.layer import extend_layer, init_layer, status_of
+from layer_generation.pictures import png
+from layer_generation.progress import Progress
+from layer_generation.quadrants import QuadrantStore
+from tests.plan_checker import faults
+from tests.test_layer_worker import source
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a map of six by five quadrants, one of them missing."""
+    with QuadrantStore.create(tmp_path / "map", MercatorGrid(zoom=10)) as store:
+        store.put(
+            "render",
+            [(x, y, png(source(x, y))) for x in range(-3, 3) for y in range(-2, 3) if (x, y) != (0, 0)],
+        )
+    return tmp_path
+
+
+def fusi(*words: object) -> Result:
+    return CliRunner().invoke(layer, [str(word) for word in words])
+
+
+def made(place: Path, *words: object) -> Result:
+    result = fusi(
+        "init", "--name", "snow", "--generation-dir", place / "map", "--source-layer", "renders",
+        "--output", place / "layers" / "snow", *words,
+    )  # fmt: skip
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_a_layer_is_planned_drawn_and_reported(place: Path) -> None:
+    assert "29" in made(place, "--prompt", "snow", "--seed", 3).output
+    folder = place / "layers" / "snow"
+    config = json.loads((folder / "layer_config.json").read_text())
+    assert config["generation_params"] == {"prompt": "snow", "seed": 3}
+    assert (folder / config["generation_dir"]).resolve() == place / "map"
+    result = fusi("generate", "--layer-dir", folder, "--resume", "--max-concurrent", 2)
+    assert result.exit_code == 0, result.output
+    assert "complete (100%), 0 errors" in result.output
+    status = json.loads(fusi("status", "--layer-dir", folder, "--json").output)
+    assert (status["quadrants_complete"], status["complete"]) == (29, status["total"])
+    assert len(list((folder / "generations").glob("*.png"))) == 29
+    again = json.loads(fusi("generate", "--layer-dir", folder, "--json").stdout)
+    assert (again["calls"], again["completed"], again["remaining"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--bounds=-3,-2,-1,0",), ("--bounds", "-3,-2,-1,0"), ("--bounds", "-3", "-2", "-1", "0")],
+)
+def test_bounds_may_be_negative_in_every_way_of_writing(place: Path, words: tuple[str, ...]) -> None:
+    report = json.loads(made(place, *words, "--json").output)
+    assert (report["quadrants"], report["calls"]) == (9, 4)
+
+
+def test_the_plan_in_the_database_is_a_sound_plan(place: Path) -> None:
+    made(place)
+    with Progress(place / "layers" / "snow") as progress:
+        blocks, edges = list(progress.blocks()), progress.edges()
+    with QuadrantStore(place / "map") as store:
+        quadrants = store.coordinates("render")
+    planned = plan.plan(quadrants)
+    assert faults(planned, map(tuple, quadrants.tolist())) == []  # type: ignore[arg-type]
+    for name in ("step", "wave", "x", "y", "width", "height", "extension"):
+        assert [getattr(block, name) for block in blocks] == getattr(planned, name).tolist()
+    assert sorted((edges - 1).tolist()) == sorted(planned.waits_for.tolist())
+
+
+def test_a_layer_that_is_there_is_not_touched(place: Path) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(FusiError, match="extend"):
+        made(place)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    made(place, "--force")
+    assert (place / "layers" / "snow.backup-1" / "layer_config.json").exists()
+
+
+def test_new_quadrants_are_added_and_finished_ones_stay(place: Path) -> None:
+    folder = place / "layers" / "snow"
+    init_layer(folder, name="snow", generation_dir=place / "map", source_layer="renders")
+    assert fusi("generate", "--layer-dir", folder).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (folder / "generations").glob("*.png")}
+    with QuadrantStore(place / "map") as store:
+        store.put("render", [(x, y, png(source(x, y))) for x, y in [(0, 0), (3, 0), (3, 1), (4, 0), (4, 1)]])
+    assert extend_layer(folder).added > 0
+    assert extend_layer(folder).added == 0
+    result = fusi("generate", "--layer-dir", folder, "--strict-steps")
+    assert result.exit_code == 0, result.output
+    assert status_of(folder).quadrants_complete == 34
+    for name, data in before.items():
+        assert (folder / "generations" / name).read_bytes() == data
+
+
+def test_a_dry_run_calls_no_model_and_changes_nothing(place: Path) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    result = fusi("generate", "--layer-dir", folder, "--dry-run")
+    assert "would call pixelart" in result.output
+    assert status_of(folder).complete == 0
+
+
+def test_part_of_the_blocks_may_be_drawn(place: Path) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    assert fusi("generate", "--layer-dir", folder, "--max-items", 2).exit_code == 0
+    assert status_of(folder).complete == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--source-layer", "generations"), "render"),
+        (("--bounds", "100,100,110,110"), "they lie within"),
+        (("--generation-dir", "nowhere"), "fusi layer map init"),
+        (("--model-endpoints", "none.json"), "none.json"),
+    ],
+)
+def test_what_cannot_be_made_is_said_and_nothing_is_left(
+    place: Path, words: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(FusiError, match=said):
+        made(place, *words)
+    assert not (place / "layers" / "snow").exists()
+    assert not list((place / "layers").glob(".*")) if (place / "layers").exists() else True
+
+
+def test_a_folder_of_something_else_is_left_alone(place: Path) -> None:
+    folder = place / "layers" / "snow"
+    folder.mkdir(parents=True)
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(FusiError, match="not empty"):
+        made(place, "--force")
+    assert (folder / "letter.txt").read_text() == "dear"
+
+
+def test_failures_end_with_one_and_are_listed(place: Path) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    with QuadrantStore(place / "map") as store:
+        store.put("render", [(-3, -2, None)])
+    result = fusi("generate", "--layer-dir", folder)
+    assert result.exit_code == 1
+    assert "-3,-2" in result.output
+    found = status_of(folder)
+    assert len(found.errors) == 1
+    with QuadrantStore(place / "map") as store:
+        store.put("render", [(-3, -2, png(source(-3, -2)))])
+    assert fusi("generate", "--layer-dir", folder).exit_code == 1
+    assert fusi("generate", "--layer-dir", folder, "--retry-errors").exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_what_is_under_way(place: Path, number: signal.Signals) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    code = "from layer_generation.cli import layer; from fusi_pipeline import console; console.main(layer)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "generate", "--layer-dir", str(folder), "--progress-interval", "0.1"],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list((folder / "generations").glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    found = status_of(folder)
+    assert all(step["in_progress"] == 0 for step in found.steps.values())
+    if process.returncode != 0:  # it may have been done already
+        assert process.returncode == 130
+        assert "finishing what is under way" in said
+        assert found.complete < found.total
+    assert fusi("generate", "--layer-dir", folder).exit_code == 0
