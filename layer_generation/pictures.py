@@ -42,7 +42,9 @@ def decoded(data: bytes, what: Path | str, most_pixels: int = MOST_PIXELS) -> Pi
             return np.asarray(image.convert("RGB"))
     except ImageInvalid:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning
+    ) as error:  # fmt: skip
         raise ImageInvalid(what, f"does not decode as a picture ({error})") from error
 
 

@@ -6,7 +6,7 @@ works, and reports:
     wait_s = slot.acquire()
     if wait_s > 0:                      # rests or is out: sleep that long at most, ask again
         ...
-    block = claim()
+    block = claim() if slot.helps(left) else None
     if block is None:
         slot.release()                  # nothing to do; the permit goes back
     try:
@@ -38,6 +38,10 @@ from layer_generation.errors import EndpointsExhausted
 
 CLOSED, OPEN, HALF_OPEN, QUARANTINE = "closed", "open", "half-open", "quarantine"
 STATES = (CLOSED, OPEN, HALF_OPEN, QUARANTINE)
+_ROUNDS_LEFT = 2
+"""No server is tried any more when those that work have fewer rounds of pictures left than that."""
+_REFUSED_SHARE = 4
+"""A refused picture rests for such a part of the time that another server takes for one."""
 _SHARE_OF_LAST = 0.2
 """Weight of the last picture in the mean time of a server's pictures."""
 
@@ -148,6 +152,15 @@ class Slot:
         """
         return self._pool._acquire(self)
 
+    def helps(self, left: int) -> bool:
+        """Tell whether to take one of so many pictures that nobody has begun.
+
+        Not where the other servers that work would have drawn all of them before
+        this one has drawn one: near the end of a run a slow server, or one that
+        is being tried, only prolongs it.
+        """
+        return self._pool._helps(self, left)
+
     def release(self) -> None:
         """Give the permit back unused."""
         self._pool._ended(self)
@@ -184,6 +197,7 @@ class Pool:
         self._servers: list[_Server] = []
         self._slots: list[Slot] = []
         self._refusals: dict[Hashable, set[str]] = {}
+        self._most: int | None = None
         for endpoint, slots in endpoints:
             server = _Server(endpoint.name, slots)
             self._servers.append(server)
@@ -192,6 +206,11 @@ class Pool:
     def slots(self) -> Sequence[Slot]:
         """Return every slot of every server, the first ones of all servers before the second ones."""
         return sorted(self._slots, key=lambda slot: slot.number)
+
+    def limit_to(self, most: int | None) -> None:
+        """Let no more pictures than so many be under way at a time, at whichever servers."""
+        with self._lock:
+            self._most = most
 
     def states(self) -> tuple[EndpointState, ...]:
         """Return how each server stands now."""
@@ -224,9 +243,8 @@ class Pool:
             now = self._clock()
             if any(one.in_flight or not self._gave_up(one, now) for one in self._servers):
                 return None
-            return (
-                "; ".join(f"{one.name}: {one.reason}" for one in self._servers) or "no endpoint is configured"
-            )
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self._servers)
+            return reasons or "no endpoint is configured"
 
     def check(self) -> None:
         """Raise EndpointsExhausted where no server could go on."""
@@ -252,6 +270,8 @@ class Pool:
             rest_s = max(server.rest_until, slot._rest_until) - now
             if rest_s > 0:
                 return rest_s
+            if self._most is not None and sum(one.in_flight for one in self._servers) >= self._most:
+                return self.limits.first_rest_s
             if server.state in (OPEN, QUARANTINE):
                 server.state = HALF_OPEN
             if server.state == HALF_OPEN and server.trial is not None:
@@ -263,6 +283,17 @@ class Pool:
                 server.trial = slot._permit
             server.in_flight += 1
             return 0.0
+
+    def _helps(self, slot: Slot, left: int) -> bool:
+        server = slot._server
+        with self._lock:
+            known = [(one.slots, one.mean_s) for one in self._others_at_work(server) if one.mean_s]
+            if slot._permit is not None and not slot._was_closed and known:
+                return left > _ROUNDS_LEFT * sum(slots for slots, _ in known)
+            if server.mean_s is None or not known:
+                return True
+            a_second = sum(slots / mean_s for slots, mean_s in known)
+            return server.mean_s <= left / a_second + min(mean_s for _, mean_s in known)
 
     def _ended(self, slot: Slot) -> bool:
         """End a permit; tell whether it was the one that tries a half-open server."""
@@ -376,12 +407,14 @@ class Pool:
     def _refused(self, server: _Server, picture: Hashable, counts: bool, now: float) -> Verdict:
         """Note a refusal; the picture is given up where every server that is left refused it.
 
-        Otherwise it is left alone for as long as another server takes for a picture.
+        Otherwise it is left alone for a while, unless a slot of another server is free for it.
         """
         refused = self._refusals.setdefault(picture, set())
         refused.add(server.name)
         left = [one for one in self._servers if one.name not in refused and not self._gave_up(one, now)]
         if picture is None or not left:
             return Verdict(0.0, counts, True)
-        means = [one.mean_s for one in left if one.mean_s is not None]
+        if any(one.state == CLOSED and one.in_flight < one.slots for one in left):
+            return Verdict(0.0, counts, False)
+        means = [one.mean_s / _REFUSED_SHARE for one in left if one.mean_s is not None]
         return Verdict(min(means, default=self.limits.first_rest_s), counts, False)

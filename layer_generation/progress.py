@@ -210,6 +210,17 @@ class Progress:
             ).fetchall()
         return [(int(x), int(y)) for x, y in rows]
 
+    def pending(self, *, step: int | None = None, blocks: Sequence[int] | None = None) -> int:
+        """Return how many blocks are pending and not held back by a failed one."""
+        chosen, values = _chosen(step, blocks)
+        with self._readable():
+            (count,) = self._connection.execute(
+                f"{_HELD} SELECT count(*) FROM generation_plan WHERE status = 'pending'"
+                f" AND id NOT IN (SELECT id FROM held){chosen}",
+                values,
+            ).fetchone()
+        return int(count)
+
     def is_open(self, *, step: int | None = None, blocks: Sequence[int] | None = None) -> bool:
         """Tell whether some block is under way, or pending and not held back by a failed one."""
         chosen, values = _chosen(step, blocks)

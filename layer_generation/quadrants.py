@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -75,6 +75,21 @@ class QuadrantFacts:
     has_generation: bool
     flags: frozenset[str]
     notes: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuadrantRow:
+    """A quadrant with all that a map holds of it."""
+
+    x: int
+    y: int
+    lat: float | None = None
+    lng: float | None = None
+    render: bytes | None = None
+    generation: bytes | None = None
+    notes: str | None = None
+    flags: Mapping[str, int] = field(default_factory=dict)
+    """By the names of FLAGS; -1 where a person protected a quadrant from being marked."""
 
 
 class QuadrantStore:
@@ -178,6 +193,20 @@ class QuadrantStore:
             self._db.conn.executemany(
                 "INSERT OR IGNORE INTO quadrants (quadrant_x, quadrant_y) VALUES (?, ?)", quadrants
             )
+
+    def load(self, rows: Iterable[QuadrantRow]) -> None:
+        """Add quadrants with all that is known of them, in one transaction, in place of those there."""
+        columns = ("quadrant_x", "quadrant_y", "lat", "lng", "render", "generation", "notes", *FLAGS)
+        with self._writable():
+            self._db.conn.executemany(
+                f"INSERT OR REPLACE INTO quadrants ({', '.join(columns)})"
+                f" VALUES ({', '.join('?' * len(columns))})",
+                (
+                    (one.x, one.y, one.lat, one.lng, one.render, one.generation, one.notes,
+                     *(one.flags.get(flag, 0) for flag in FLAGS))
+                    for one in rows
+                ),
+            )  # fmt: skip
 
     def mark(self, flag: str, quadrants: Sequence[tuple[int, int]], value: bool = True) -> int:
         """Set or clear a flag of quadrants; return how many there were."""

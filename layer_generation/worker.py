@@ -159,7 +159,9 @@ class LayerRun:
         Raises EndpointsExhausted where no model server could go on.
         """
         self._prepare()
-        slots = self.pool.slots()[: self.options.max_concurrent]
+        if self.options.max_concurrent is not None:
+            self.pool.limit_to(self.options.max_concurrent)
+        slots = self.pool.slots()
         threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
         for thread in threads:
             thread.start()
@@ -259,7 +261,9 @@ class LayerRun:
                     return
                 self._rest(min(wait_s, _IDLE_S * 4))
                 continue
-            block = self._claim(progress, desk.worker)
+            block = None
+            if slot.helps(progress.pending(step=self.options.step, blocks=self.options.blocks)):
+                block = self._claim(progress, desk.worker)
             if block is None:
                 slot.release()
                 if not self._left(progress) or self._begun_all():

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,13 @@ from fusi_pipeline.scan import BOUNDS_COLUMNS, ScanReport
 from fusi_pipeline.settings import settings_from
 from fusi_pipeline.source_folder import RESAMPLINGS, SourceConfig
 from fusi_pipeline.verify import VerifyReport
+from layer_generation.cli import layer
+from layer_generation.debug_map import DebugMapReport
+from layer_generation.export import ExportReport
+from layer_generation.importing import ImportReport
+from layer_generation.map_facts import MapFacts
+from layer_generation.map_making import MapReport
+from layer_generation.renderer.render_map import RenderReport
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -41,7 +49,18 @@ DOCUMENTS = (
 REFERENCE = "docs/REFERENCE.md"
 JUST = "uvx --from rust-just just"
 SHELLS = {"sh", "bash", "zsh", "console", "shell"}
-COMMANDS = {name: command for name, command in cli.cli.commands.items() if isinstance(command, click.Command)}
+
+
+def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands of a group and of the groups in it, by their words after `fusi`."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+COMMANDS = dict(leaves(cli.cli)) | dict(leaves(layer, "layer "))
 REPORTS = {
     "scan": ScanReport,
     "plan": Estimate,
@@ -54,6 +73,13 @@ REPORTS = {
     "at": PlaceReport,
     "coverage": CoverageReport,
     "inspect-fill": FillReport,
+    "layer map init": MapReport,
+    "layer map render": RenderReport,
+    "layer map import": ImportReport,
+    "layer map import-images": ImportReport,
+    "layer map show": MapFacts,
+    "layer debug-map": DebugMapReport,
+    "layer export": ExportReport,
 }
 
 
@@ -88,9 +114,23 @@ def first_cells(body: str) -> list[str]:
     return [word for cell in rows for word in re.findall(r"`([^`]+)`", cell)]
 
 
+def command_words(heading: str) -> str:
+    """Return the words of a command in its heading, without its arguments and options."""
+    return " ".join(takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, heading.split()))
+
+
 def command_section(name: str) -> str:
-    (found,) = (body for key, body in sections(REFERENCE).items() if re.match(rf"fusi-{name}(-|$)", key))
-    return found
+    headings = re.findall(r"^### `fusi ([^`]+)`", without_fences(REFERENCE), re.M)
+    (heading,) = (heading for heading in headings if command_words(heading) == name)
+    return sections(REFERENCE)[anchor(f"fusi {heading}")]
+
+
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """Return the command that words begin with, empty where they begin with none, and the other words."""
+    for count in (3, 2, 1):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return name, words[count:]
+    return "", words
 
 
 def with_linked(body: str) -> str:
@@ -151,15 +191,21 @@ def test_every_documented_option_of_a_command_exists(name: str) -> None:
 
 
 def test_no_section_is_about_a_command_that_is_not() -> None:
-    told = set(re.findall(r"^### `fusi ([a-z][a-z-]*)", without_fences(REFERENCE), re.M))
-    assert told == set(COMMANDS)
+    told = re.findall(r"^### `fusi ([^`]+)`", without_fences(REFERENCE), re.M)
+    assert {command_words(heading) for heading in told} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_named_in_a_sentence_exist(document: str) -> None:
-    words = re.findall(r"`(?:uvx --from rust-just )?(fusi|just) ([a-z][\w-]*)", without_fences(document))
-    assert {word for tool, word in words if tool == "fusi"} <= set(COMMANDS)
-    assert {word for tool, word in words if tool == "just"} <= set(recipes())
+    named = re.findall(
+        r"`(?:uvx --from rust-just )?(fusi|just) ([a-z][\w-]*(?: [a-z][\w-]*)*)", without_fences(document)
+    )
+    groups = {" ".join(name.split()[:count]) for name in COMMANDS for count in (1, 2)}
+    for tool, words in named:
+        if tool == "just":
+            assert words.split()[0] in recipes()
+        else:
+            assert command_of(words.split())[0] or words in groups, words
 
 
 @pytest.mark.parametrize("choices", [MODES, RESAMPLINGS], ids=["modes", "resamplings"])
@@ -225,8 +271,9 @@ def test_a_fusi_command_that_is_shown_parses(document: str, words: list[str]) ->
         if words[0].startswith("-"):
             cli.cli.make_context("fusi", list(words)).close()
         else:
-            assert words[0] in COMMANDS, f"{document}: there is no fusi {words[0]}"
-            COMMANDS[words[0]].make_context(words[0], words[1:]).close()
+            name, rest = command_of(words)
+            assert name, f"{document}: there is no fusi {' '.join(words)}"
+            COMMANDS[name].make_context(name, rest).close()
     except click.exceptions.Exit:
         pass  # --help and --version
     except click.ClickException as error:

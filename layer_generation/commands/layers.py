@@ -19,7 +19,7 @@ from layer_generation.console import print_facts, print_json, print_table
 from layer_generation.endpoints.open import open_endpoint
 from layer_generation.layer import LayerStatus, PlanReport
 from layer_generation.layer_config import SOURCE_LAYERS, LayerConfig, read_endpoints, read_layer
-from layer_generation.pool import Pool
+from layer_generation.pool import Pool, PoolLimits
 from layer_generation.settings import keys_from
 from layer_generation.worker import LayerRun, RunOptions, RunReport
 
@@ -130,6 +130,11 @@ def extend(layer_dir: Path, as_json: bool) -> None:
 @click.option("--retry-errors", is_flag=True, help="Try failed blocks again, with all their attempts.")
 @click.option("--max-items", type=click.IntRange(min=1), help="Begin so many blocks at most.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and call no model.")
+@click.option(
+    "--give-up",
+    type=click.FloatRange(min=0),
+    help="Seconds that a server may fail before it is not waited for (60).",
+)
 @click.option("--strict-steps", is_flag=True, help="Begin a step only when the one before has ended.")
 @click.option(
     "--progress-interval",
@@ -147,6 +152,7 @@ def generate(
     max_items: int | None,
     dry_run: bool,
     strict_steps: bool,
+    give_up: float | None,
     progress_interval: float,
     as_json: bool,
 ) -> None:
@@ -163,7 +169,7 @@ def generate(
     if retry_errors:
         layer.retry_errors(layer_dir)
     options = RunOptions(max_items=max_items, strict_steps=strict_steps, max_concurrent=max_concurrent)
-    report = _run(layer_dir, config, options, progress_interval)
+    report = _run(layer_dir, config, options, progress_interval, give_up)
     print_json(report) if as_json else _print_run(report)
     if report.interrupted:
         raise Interrupted
@@ -171,9 +177,14 @@ def generate(
         sys.exit(1)
 
 
-def _run(layer_dir: Path, config: LayerConfig, options: RunOptions, interval_s: float) -> RunReport:
+def _run(
+    layer_dir: Path, config: LayerConfig, options: RunOptions, interval_s: float, give_up_s: float | None
+) -> RunReport:
     keys = keys_from()
-    pool = Pool([(open_endpoint(one, keys), one.concurrency) for one in config.model_endpoints])
+    endpoints = [
+        (open_endpoint(one, keys, folder=layer_dir), one.concurrency) for one in config.model_endpoints
+    ]
+    pool = Pool(endpoints, PoolLimits() if give_up_s is None else PoolLimits(give_up_s=give_up_s))
     started = time.monotonic()
     run = LayerRun(layer_dir, config, pool, options)
     try:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+PLACE = ("left_px", "top_px")
+"""Of `EditRequest.params`, where on the map the picture begins, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class EditRequest:
     seed: int | None = None
     """0..2^31 - 1."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields, as the protocol has them."""
+    """Further fields, as the protocol has them, and those of PLACE, which no server is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,72 @@
+"""`a1111`: img2img of AUTOMATIC1111's web UI, and of Forge, SD.Next and sd.cpp, which speak like it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+from layer_generation.endpoints.adapter import Adapter, merged, stated
+from layer_generation.endpoints.base import EditRequest, EditResult, Stop
+from layer_generation.endpoints.exchange import AnswerUnusable
+from layer_generation.endpoints.payload import base64_picture, base64_png, white_mask
+
+_ROUTE = "/sdapi/v1/img2img"
+
+
+class A1111(Adapter):
+    """POST of JSON to `/sdapi/v1/img2img`. The mask is white where to draw."""
+
+    def edit(self, request: EditRequest, stop: Stop) -> EditResult:
+        """Return the picture redrawn."""
+        rows, cols = request.image.shape[:2]
+        fields: dict[str, Any] = stated(
+            init_images=[base64_png(request.image)],
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=cols,
+            height=rows,
+            steps=request.steps,
+            cfg_scale=request.guidance,
+            denoising_strength=request.strength,
+            seed=-1 if request.seed is None else request.seed,
+            batch_size=1,
+            n_iter=1,
+            send_images=True,
+            save_images=False,
+        )
+        if request.mask is not None:
+            fields |= {
+                "mask": base64_png(white_mask(request.mask)),
+                "inpainting_fill": 1,  # begin with what is there
+                "inpaint_full_res": False,  # not scaled to the masked part
+                "inpainting_mask_invert": 0,
+                "mask_blur": 0,  # a soft edge would leave the source in the picture, along every seam
+            }
+        if self._config.model:
+            fields["override_settings"] = {"sd_model_checkpoint": self._config.model}
+        answer = self._server.call(stop).post(
+            self._server.at(_ROUTE, _ROUTE), fields=merged(fields, self._extra(request))
+        )
+        document = answer.json()
+        images = document.get("images")
+        if not isinstance(images, list) or not images:
+            raise AnswerUnusable(answer.text_only())
+        return EditResult(image=base64_picture(images[0]), seed=_seed(document.get("info")))
+
+    def _is_basic(self, key: str) -> bool:
+        return ":" in key
+
+    def _probe_address(self) -> httpx.URL:
+        return self._server.at("/sdapi/v1/progress", _ROUTE).copy_with(query=b"skip_current_image=true")
+
+
+def _seed(info: object) -> int | None:
+    """Return the seed that `info` tells, JSON in a text that some servers leave empty."""
+    try:
+        told = json.loads(info) if isinstance(info, str) else info
+    except (ValueError, RecursionError):
+        return None
+    seed = told.get("seed") if isinstance(told, dict) else None
+    return seed if type(seed) is int else None
