@@ -13,10 +13,15 @@ setup:
     uv pip install -q --python {{python}} --require-hashes -r requirements.lock
     uv pip install -q --python {{python}} --no-deps -e .
     @command -v npm >/dev/null && node fusi_pipeline/viewer/page/build.mjs || echo "viewer: not built, because npm is missing or failed; fusi serve works without its map"
+    @command -v npm >/dev/null && node layer_generation/page/build.mjs || echo "layer page: not built, because npm is missing or failed; fusi layer debug-map draws its map without Leaflet"
 
 # Bundle the page of fusi serve with its libraries
 viewer:
     @node fusi_pipeline/viewer/page/build.mjs
+
+# Put Leaflet beside the page of fusi layer debug-map
+layer-page:
+    @node layer_generation/page/build.mjs
 
 # Make output/demo.pmtiles from a real elevation model
 demo: setup

@@ -71,7 +71,7 @@ def init(
     **numbers: float | None,
 ) -> None:
     """Make a map over a terrain archive on the web-mercator grid, or one seen through an isometric camera."""
-    from layer_generation.map_making import make_isometric_map, make_map
+    from layer_generation.map_making import extend_map, make_isometric_map, make_map
 
     given = {_CAMERA[name]: value for name, value in numbers.items() if value is not None}
     if camera:
@@ -84,11 +84,12 @@ def init(
         report = make_isometric_map(map_dir, IsometricCamera(**given), quadrants)  # type: ignore[arg-type]
     elif given or quadrants is not None:
         raise UsageError("the numbers of a camera and --quadrants go with --camera")
+    elif extend:
+        report = run(extend_map(map_dir, terrain, zoom, bbox, everywhere=everywhere), interval_s)
     elif terrain is None or zoom is None:
         raise UsageError("a map needs --terrain ARCHIVE and --zoom Z, or --camera")
     else:
-        work = make_map(map_dir, terrain, zoom, bbox, everywhere=everywhere, extend=extend)
-        report = run(work, interval_s)
+        report = run(make_map(map_dir, terrain, zoom, bbox, everywhere=everywhere), interval_s)
     if as_json:
         print_json(report)
         return

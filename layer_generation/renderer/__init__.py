@@ -1,0 +1,1 @@
+"""Pictures of quadrants, made from terrain."""
