@@ -17,6 +17,7 @@ from fusi_pipeline.tiles.terrarium import DECODERS
 
 _TABLE = "input"
 _TEXTS = ("encoding", "name", "attribution", "license", "website", "vertical_datum")
+_MOST_OFFSET_M = 20_000
 _EXACT_M = 1 / 512
 """How far a decoded height may be from a value given by itself: half of Terrarium's finest step."""
 
@@ -66,6 +67,8 @@ def inputs_from(archives: Sequence[Path], listing: Path | None) -> list[InputOpt
             raise UsageError("nothing to merge: name archives, or a file with --inputs that lists some")
         return listed
     known = {_identity(one.path): one for one in listed}
+    if len(known) < len(listed):
+        raise InputOptionsInvalid(listing, "tells of one archive twice; leave one of the tables out")
     wanted = [_identity(path) for path in archives]
     for one in listed:
         if _identity(one.path) not in wanted:
@@ -122,8 +125,8 @@ def _input(listing: Path, number: int, table: Mapping[str, Any]) -> InputOptions
             raise fail("cut_line", "the path of a GeoJSON file")
         given["cut_line"] = listing.parent / given["cut_line"]
     if "offset_m" in given:
-        if not _is_number(given["offset_m"]):
-            raise fail("offset_m", "metres as a number")
+        if not _is_number(given["offset_m"]) or abs(given["offset_m"]) > _MOST_OFFSET_M:
+            raise fail("offset_m", f"metres as a number, {_MOST_OFFSET_M} at most")
         given["offset_m"] = float(given["offset_m"])
     if "max_zoom" in given and not (type(given["max_zoom"]) is int and 0 <= given["max_zoom"] <= MAX_ZOOM):
         raise fail("max_zoom", f"a whole number of 0..{MAX_ZOOM}")

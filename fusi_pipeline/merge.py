@@ -34,13 +34,8 @@ class Merged:
     share: npt.NDArray[np.float32]
     """The second layer's share of the height, 0..1."""
 
-    def counts(self, layers: int) -> list[int]:
-        """Return how many pixels each layer is the first or the second of."""
-        size = layers + 1
-        both = np.bincount(self.first.ravel(), minlength=size) + np.bincount(
-            self.second.ravel(), minlength=size
-        )
-        return [int(count) for count in both[1:]]
+    says: tuple[int, ...]
+    """In how many pixels each layer has a share, however small; layers that were not asked are left out."""
 
 
 def filled(layers: Iterable[Heights]) -> Merged:
@@ -64,7 +59,7 @@ def filled(layers: Iterable[Heights]) -> Merged:
             break
     if out is None:
         raise ValueError("no layers to merge")
-    return _unshared(out, first)
+    return _unshared(out, first, number)
 
 
 def combined(layers: Sequence[Heights], mode: str) -> Merged:
@@ -91,7 +86,8 @@ def combined(layers: Sequence[Heights], mode: str) -> Merged:
     with np.errstate(invalid="ignore", divide="ignore"):
         heights = (total / count).astype(np.float32)
         share = np.where(second > 0, 1 / count, 0).astype(np.float32)
-    return Merged(heights, first, second, share)
+    says = tuple(int(np.count_nonzero(~np.isnan(layer))) for layer in layers)
+    return Merged(heights, first, second, share, says)
 
 
 def _extreme(layers: Sequence[Heights], beats: np.ufunc) -> Merged:
@@ -101,7 +97,7 @@ def _extreme(layers: Sequence[Heights], beats: np.ufunc) -> Merged:
         taken = beats(layer, out) | (np.isnan(out) & ~np.isnan(layer))
         out[taken] = layer[taken]
         first[taken] = number
-    return _unshared(out, first)
+    return _unshared(out, first, len(layers))
 
 
 def feathered(
@@ -114,6 +110,8 @@ def feathered(
     by no more than `agreement_m`, the layer is taken as it is.
     """
     below = filled(layers[-1:])
+    shared = [np.zeros(layers[0].shape, dtype=bool) for _ in layers]
+    shared[-1] = below.first > 0
     heights, second, share = below.heights, below.second, below.share
     first = np.where(below.first > 0, len(layers), 0).astype(np.uint16)
     for index in range(len(layers) - 2, -1, -1):
@@ -128,8 +126,15 @@ def feathered(
             part = weight[blend]
             heights[blend] = part * layer[blend] + (1 - part) * under[blend]
             second[blend], share[blend] = first[blend], 1 - part
+            alone = valid & ~blend
+        else:
+            alone = valid
+        for other in shared[index + 1 :]:
+            other &= ~alone
+        shared[index] = valid
         first = np.where(valid, index + 1, first).astype(np.uint16)
-    return Merged(heights, first, second.astype(np.uint16), share.astype(np.float32))
+    says = tuple(int(np.count_nonzero(one)) for one in shared)
+    return Merged(heights, first, second.astype(np.uint16), share.astype(np.float32), says)
 
 
 def fade(distance_m: npt.NDArray[np.float64], width_m: float) -> npt.NDArray[np.float64]:
@@ -138,5 +143,6 @@ def fade(distance_m: npt.NDArray[np.float64], width_m: float) -> npt.NDArray[np.
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float64)
 
 
-def _unshared(heights: Heights, first: Numbers) -> Merged:
-    return Merged(heights, first, np.zeros_like(first), np.zeros(heights.shape, dtype=np.float32))
+def _unshared(heights: Heights, first: Numbers, layers: int) -> Merged:
+    says = tuple(np.bincount(first.ravel(), minlength=layers + 1)[1:].tolist())
+    return Merged(heights, first, np.zeros_like(first), np.zeros(heights.shape, dtype=np.float32), says)

@@ -24,6 +24,8 @@ from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 _VERSION = 1002
 _APPLICATION_ID = 0x66757369
+_MAGIC = b"SQLite format 3\0"
+_TABLES = {"meta", "cells", "tiles"}
 _CELLS = "(z INTEGER, x INTEGER, y INTEGER, tiles BLOB NOT NULL, PRIMARY KEY (z, x, y)) WITHOUT ROWID"
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
@@ -139,6 +141,30 @@ class MergeLedger:
         self.close()
 
 
+def work_path(output: Path) -> Path:
+    """Return where the work file of a merge to an archive is."""
+    return output.with_name(f"{output.name}.merge.partial")
+
+
+def ledger_path(output: Path) -> Path:
+    """Return where the ledger of a merged archive is."""
+    return output.with_name(f"{output.name}.ledger")
+
+
+def is_ledger(path: Path) -> bool:
+    """Tell whether a file may be a ledger or work file of fusi's, be it damaged."""
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC))
+    if sum(one != other for one, other in zip(head, _MAGIC, strict=False)) > 1:
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    except sqlite3.Error:
+        return True
+    return {name for (name,) in names} <= _TABLES
+
+
 def opened(path: Path) -> MergeLedger | None:
     """Return the ledger at a path, None where there is none that can be read."""
     try:
@@ -177,6 +203,7 @@ class MergeWork:
                     connection.execute(f'DROP TABLE "{name}"')
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute("COMMIT")
         except BaseException:

@@ -26,7 +26,7 @@ def legend_of(inputs: Sequence[TerrainInput]) -> tuple[LegendEntry, ...]:
 def _entry(index: int, one: TerrainInput) -> LegendEntry:
     options, metadata = one.options, one.metadata
     stated = {key: str(metadata.extra.get(key) or "") for key in ("license", "website", "vertical_datum")}
-    box = metadata.bounds
+    box = one.bounds
     latitude = math.radians((box.south + box.north) / 2)
     return LegendEntry(
         index=index,
@@ -50,6 +50,15 @@ def differing_datums(legend: Sequence[LegendEntry]) -> str | None:
         return None
     said = ", ".join(f"{name} {datum}" for datum, name in stated.items())
     return f"the heights count from different levels ({said}); see target_vertical_crs in source.toml"
+
+
+def missing_zooms(zooms: Sequence[int]) -> str | None:
+    """Return a sentence about zooms between others at which no input has a tile, None where there is none."""
+    gaps = sorted(set(range(min(zooms), max(zooms) + 1)) - set(zooms))
+    if not gaps:
+        return None
+    said = ", ".join(map(str, gaps))
+    return f"no input has a tile at zoom {said}, and so the output has none there; maps show gaps at it"
 
 
 def terrain_metadata(
@@ -144,7 +153,7 @@ def _bounds(inputs: Sequence[TerrainInput]) -> Bounds:
 
 
 def _cut_bounds(one: TerrainInput) -> Bounds:
-    box, cut = one.metadata.bounds, one.cut_bounds
+    box, cut = one.bounds, one.cut_bounds
     if cut is None or box.west > box.east:
         return box
     west, east = max(box.west, cut.west), min(box.east, cut.east)

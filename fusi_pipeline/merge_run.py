@@ -15,8 +15,23 @@ from fusi_pipeline.archive_writer import archive_writer
 from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, carried_over, tiles_of
 from fusi_pipeline.errors import ArchiveUnsuitable
 from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked
-from fusi_pipeline.merge_ledger import LINEAGE, NO_DIGEST, TERRAIN, MergeWork, TileRecord, opened
-from fusi_pipeline.merge_metadata import differing_datums, legend_of, lineage_metadata, terrain_metadata
+from fusi_pipeline.merge_ledger import (
+    LINEAGE,
+    NO_DIGEST,
+    TERRAIN,
+    MergeWork,
+    TileRecord,
+    ledger_path,
+    opened,
+    work_path,
+)
+from fusi_pipeline.merge_metadata import (
+    differing_datums,
+    legend_of,
+    lineage_metadata,
+    missing_zooms,
+    terrain_metadata,
+)
 from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
@@ -90,8 +105,8 @@ class _Cell:
     """The tiles of which anything is to be made."""
     committed: dict[Tile, TileRecord]
     """What the work file holds of the cell."""
-    kept: int
-    """Tiles that the merge before had as well, whatever they held."""
+    was: frozenset[Tile]
+    """Tiles that the merge before had."""
 
 
 class MergeRun:
@@ -104,14 +119,16 @@ class MergeRun:
         output: Path,
         settings: Settings,
         rule: MergeRule,
+        states: Sequence[str],
     ) -> None:
         self.inputs = inputs
+        self.states = tuple(states)
         self.indexes = indexes
         self.output = output
         self.settings = settings
         self.rule = rule
-        self.work_path = output.with_name(f"{output.name}.merge.partial")
-        self.ledger_path = output.with_name(f"{output.name}.ledger")
+        self.work_path = work_path(output)
+        self.ledger_path = ledger_path(output)
         self.legend = legend_of(inputs)
         self.key = self._content_key()
         self.contributors = Contributors(inputs, indexes, f"{MERGE_VERSION}|{rule.mode}", rule.feather_m)
@@ -123,6 +140,7 @@ class MergeRun:
         self.merged = self.copied = self.reused = self.removed = 0
         self.bytes_merged = self.bytes_copied = self.bytes_reused = 0
         self.pixels = [0] * len(self.inputs)
+        self._kept = 0
         self.tiles: dict[int, int] = {}
 
     def _content_key(self) -> str:
@@ -130,7 +148,7 @@ class MergeRun:
         facts: list[object] = [MERGE_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
         facts += [rule.lineage and (rule.lineage.name, self.output.name)]
         for one, index in zip(self.inputs, self.indexes, strict=True):
-            facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.metadata.bounds]
+            facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.bounds]
             facts += [index.identity()]
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
@@ -174,7 +192,7 @@ class MergeRun:
         """Return what was done, with the figures of the finished archive."""
         with PMTilesReader(self.output) as reader:
             tiles, metadata = sum(reader.counts().values()), reader.metadata
-        warning = differing_datums(self.legend)
+        warnings = [differing_datums(self.legend), missing_zooms(self.zooms)]
         return MergeReport(
             path=self.output,
             lineage=self.rule.lineage,
@@ -189,7 +207,7 @@ class MergeRun:
             bytes_merged=self.bytes_merged,
             bytes_copied=self.bytes_copied,
             bytes_reused=self.bytes_reused,
-            warnings=(warning,) if warning else (),
+            warnings=tuple(one for one in warnings if one),
             seconds=seconds,
         )
 
@@ -218,6 +236,7 @@ class MergeRun:
             work = stack.enter_context(MergeWork(self.work_path, self.settings.pace.checkpoint_interval))
             before = MergeBefore(self.output, self.rule.lineage, self.ledger_path, self.key, stack)
             yield from self._merge(work, before)
+            self._check_inputs(work)
             if not self.tiles:
                 work.discard()
                 raise ArchiveUnsuitable(
@@ -239,21 +258,21 @@ class MergeRun:
         """Commit what became of the tiles of every cell."""
         settings = self.settings
         total = sum(self._cell_count(z) for z in self.zooms)
-        done = size = kept = 0
+        done = size = 0
         yield Progress("merge", done, total, "cells")
         workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
-        context = MergeContext(tuple(one.options for one in self.inputs), self.rule.mode, self.rule.feather_m)
+        options = tuple(one.options for one in self.inputs)
+        context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m)
         waiting: deque[_Cell] = deque()
         with process_pool(workers, _WORKER, context, settings.child_environment()) as executor:
             tasks = self._tasks(work, before, waiting)
             window = workers * WINDOW_PER_WORKER
             for _, made in in_order(executor, f"{_WORKER}:merge_tiles", tasks, window):
                 cell = waiting.popleft()
-                kept += cell.kept
                 size += self._commit(work, cell, made or ())
                 done += 1
                 yield Progress("merge", done, total, "cells", size)
-        self.removed = before.tiles - kept
+        self.removed = before.tiles - self._kept
 
     def _tasks(
         self, work: MergeWork, before: MergeBefore, waiting: deque[_Cell]
@@ -277,8 +296,8 @@ class MergeRun:
             )
             if record is None or wants_lineage:
                 tasks.append(TileTask(one.tile, one.inputs, record is None, wants_lineage))
-        kept = sum(1 for tile in tiles if tile in earlier and earlier[tile].choice != ABSENT)
-        return _Cell(cell, contributions, known, MergeTask(cell, tuple(tasks)), committed, kept)
+        was = frozenset(tile for tile, record in earlier.items() if record.choice != ABSENT)
+        return _Cell(cell, contributions, known, MergeTask(cell, tuple(tasks)), committed, was)
 
     def _known(
         self, work: MergeWork, before: MergeBefore, wanted: Contributions, *records: TileRecord | None
@@ -337,6 +356,7 @@ class MergeRun:
                 self.reused += record.choice != ABSENT
             records.append(record)
             self._count(record)
+            self._kept += record.choice != ABSENT and record.tile in cell.was
         if {record.tile: record for record in records} != cell.committed or blobs:
             work.commit(cell.cell, records, blobs)
         return sum(len(data) for _, _, data in blobs)
@@ -391,6 +411,16 @@ class MergeRun:
                     self.bytes_reused = size - made
                     if done % _PACK_STRIDE == 0 or done == total:
                         yield Progress("pack", done, total, "tiles", size)
+            self._check_inputs(work)
+
+    def _check_inputs(self, work: MergeWork) -> None:
+        """Raise ArchiveUnsuitable, and forget what was done, where an input changed meanwhile."""
+        for one, state in zip(self.inputs, self.states, strict=True):
+            try:
+                one.check_unchanged(state)
+            except ArchiveUnsuitable:
+                work.discard()
+                raise
 
     def _terrain_bytes(self, work: MergeWork, before: MergeBefore, record: TileRecord) -> bytes:
         if record.choice == ENCODED:
@@ -399,7 +429,9 @@ class MergeRun:
         data = one.reader.read(record.tile)
         if data is None or digest_of(data) != record.terrain:
             raise ArchiveUnsuitable(
-                one.path, f"tile {record.tile} is not what its ledger says; build it anew"
+                one.path,
+                f"tile {record.tile} is not what it was when the merge began, or what the ledger says of it;"
+                " make the archive anew, or run the command again",
             )
         return data
 

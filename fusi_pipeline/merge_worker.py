@@ -30,6 +30,11 @@ class _Worker:
             for number, options in enumerate(context.inputs)
         ]
 
+    def check_inputs(self) -> None:
+        """Raise ArchiveUnsuitable where an input is not the file that the merge began with."""
+        for one, state in zip(self.inputs, self.context.states, strict=True):
+            one.check_unchanged(state)
+
 
 _worker: _Worker | None = None
 
@@ -43,6 +48,7 @@ def start(context: MergeContext) -> None:
 def merge_tiles(task: MergeTask) -> tuple[TileMade, ...]:
     """Return what became of each tile, in order."""
     assert _worker is not None, "start() has not run in this process"
+    _worker.check_inputs()
     return tuple(_tile_made(_worker, one) for one in task.tiles)
 
 
@@ -60,11 +66,11 @@ def _tile_made(worker: _Worker, task: TileTask) -> TileMade:
         return TileMade(ABSENT, (0,) * len(task.contributors), True, 0, None, None)
     merged = _merged(worker, task, layers, ordinals)
     counts = [0] * len(task.contributors)
-    for ordinal, count in zip(ordinals, merged.counts(len(layers)), strict=True):
+    for ordinal, count in zip(ordinals, merged.says, strict=False):
         counts[ordinal] = count
     if not any(counts):
         return TileMade(ABSENT, tuple(counts), True, 0, None, None)
-    choice = _choice(worker, task, counts)
+    choice = _choice(worker, task, counts, merged.heights)
     terrain = _terrain(merged.heights, task.tile) if choice == ENCODED and task.terrain else None
     made = _lineage(merged, [task.contributors[one][0] for one in ordinals]) if task.lineage else None
     size = _copied_size(worker, task, choice) if choice >= COPIED else len(terrain or b"")
@@ -123,12 +129,12 @@ def _shares(
     return feather.weights(tile, width_m, valid_of)
 
 
-def _choice(worker: _Worker, task: TileTask, counts: list[int]) -> int:
+def _choice(worker: _Worker, task: TileTask, counts: list[int], heights: Heights) -> int:
     """Return whether a tile may be copied: one input alone decides every pixel, as it is stored."""
     taking_part = [ordinal for ordinal, count in enumerate(counts) if count]
     if len(taking_part) == 1 and counts[taking_part[0]] == TILE_SIZE_PX**2:
         number, levels = task.contributors[taking_part[0]]
-        if not levels and worker.inputs[number].copyable(task.tile):
+        if not levels and worker.inputs[number].copyable(task.tile, heights):
             return COPIED + taking_part[0]
     return ENCODED
 

@@ -9,6 +9,7 @@ from nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -20,13 +21,14 @@ from fusi_pipeline.errors import FusiError, OutputExists, UsageError
 from fusi_pipeline.feather import reach_px
 from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.merge import MODES
+from fusi_pipeline.merge_ledger import is_ledger, ledger_path, work_path
 from fusi_pipeline.merge_run import MergeReport, MergeRule, MergeRun
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.terrain_input import Cache, TerrainInput
-from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import GENERATOR
 from fusi_pipeline.tiles.files import scratch_folder, writable_folder
+from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.open import open_archive
 
 __all__ = ["MergeReport", "check_output", "merge_archives"]
@@ -64,15 +66,18 @@ def merge_archives(
             stack.enter_context(TerrainInput(options, number, cache)) for number, options in enumerate(given)
         ]
         _check_rule(opened_inputs, mode, feather_m)
+        _check_lineages(opened_inputs, output, lineage_output)
+        states = [one.state() for one in opened_inputs]
         indexes = []
         for one in opened_inputs:
             indexes.append((yield from indexed(one)))
         rule = MergeRule(mode, feather_m, lineage_output, name or output.stem)
-        run = MergeRun(opened_inputs, indexes, output, settings, rule)
+        run = MergeRun(opened_inputs, indexes, output, settings, rule, states)
         if run.is_current():
             run.forget_unfinished()
             return run.report(time.monotonic() - started, changed=False)
-        writable_folder(output.parent)
+        for path in run.outputs:
+            writable_folder(path.parent)
         stack.enter_context(scratch_folder(settings.scratch_dir))
         yield from run.go(keep_ledger)
     return run.report(time.monotonic() - started, changed=True)
@@ -92,13 +97,37 @@ def _check_lineage_output(
         return
     if path.suffix not in (".pmtiles", ".mbtiles") or path.is_dir():
         raise UsageError(f"{path}: the lineage is an archive; give a name that ends in .pmtiles or .mbtiles")
-    if path.absolute() == output.absolute():
+    if path.resolve() == output.resolve():
         raise UsageError(f"{path}: is the output itself; choose another name for the lineage")
     if len(inputs) > lineage.MOST_SOURCES:
         raise UsageError(
             f"{len(inputs)} archives: a lineage can name {lineage.MOST_SOURCES}; merge without --lineage"
         )
     _check_free(path, [one.path for one in inputs], overwrite)
+    if not overwrite and _terrain_of(path) not in (None, output.name):
+        raise OutputExists(path, f"is the lineage of {_terrain_of(path)}")
+
+
+def _terrain_of(path: Path) -> str | None:
+    """Return the name of the archive that a lineage is of, None where the file is no lineage."""
+    try:
+        with open_archive(path) as reader:
+            stated = reader.metadata.extra.get("terrain")
+    except FusiError:
+        return None
+    return stated if isinstance(stated, str) else None
+
+
+def _check_lineages(inputs: Sequence[TerrainInput], output: Path, lineage_output: Path | None) -> None:
+    """Raise UsageError where an output is the lineage that an input is read with."""
+    for one in inputs:
+        for path in (output, lineage_output):
+            if (
+                path is not None
+                and one.lineage_path is not None
+                and path.resolve() == one.lineage_path.resolve()
+            ):
+                raise UsageError(f"{path}: is the lineage of {one.path}, an input; choose another name")
 
 
 def _check_free(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
@@ -106,6 +135,9 @@ def _check_free(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
         raise UsageError(f"{output}: is also an input; choose another name for the output")
     if output.exists() and not overwrite and not _is_ours(output):
         raise OutputExists(output)
+    for beside in (ledger_path(output), work_path(output)):
+        if beside.exists() and not is_ledger(beside):
+            raise OutputExists(beside, "is in the way: a merge keeps its ledger there")
 
 
 def _is_ours(path: Path) -> bool:
@@ -124,16 +156,17 @@ def _check_rule(inputs: Sequence[TerrainInput], mode: str, feather_m: float) -> 
         if feather_m:
             raise UsageError(f"--feather-m goes with --mode feather, not with --mode {mode}")
         return
-    if not feather_m > 0:
+    if not (feather_m > 0 and math.isfinite(feather_m)):
         raise UsageError("--mode feather needs the width of the band: --feather-m METRES")
     z = max(one.maxzoom for one in inputs)
-    reach = max(reach_px(grid.tile_at(*_middle(one), z), feather_m) for one in inputs)
+    reach = max(reach_px(tile, feather_m) for one in inputs for tile in _ends(one, z))
     if reach > _MOST_REACH_PX:
         raise UsageError(
             f"--feather-m {feather_m:g}: is {reach} pixels at zoom {z}; it may be {_MOST_REACH_PX}"
         )
 
 
-def _middle(one: TerrainInput) -> tuple[float, float]:
-    lon, lat, _ = one.metadata.center
-    return lon, lat
+def _ends(one: TerrainInput, z: int) -> tuple[Tile, Tile]:
+    """Return tiles of a zoom in the northernmost and in the southernmost row that an input reaches."""
+    levels, (first, last) = z - one.maxzoom, one.rows
+    return Tile(z, 0, first << levels), Tile(z, 0, ((last + 1) << levels) - 1)

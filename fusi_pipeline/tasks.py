@@ -70,6 +70,8 @@ class MergeContext:
 
     inputs: tuple[InputOptions, ...]
     """The archives, the one with precedence first."""
+    states: tuple[str, ...]
+    """By what the files of each input can be told to have been changed."""
     mode: str
     feather_m: float
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -21,13 +22,14 @@ from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, TileCorrupt
 from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
+from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image, is_plain
 from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.overzoom import overzoom
 from fusi_pipeline.tiles.resample import Heights
-from fusi_pipeline.tiles.terrarium import DECODERS
+from fusi_pipeline.tiles.terrarium import DECODERS, step_m
 
 _HALF_PX = TILE_SIZE_PX // 2
 _LAYERS_KEPT = 96
@@ -56,6 +58,7 @@ class TerrainInput:
             self.minzoom, self.maxzoom = self._zooms(counts)
             self._lineage = _lineage_of(self.reader)
             self._cut = None if options.cut_line is None else CutLine(options.cut_line)
+            self._below: dict[int, npt.NDArray[np.int64]] = {}
         except BaseException:
             self.reader.close()
             raise
@@ -64,6 +67,23 @@ class TerrainInput:
     def path(self) -> Path:
         """The file."""
         return self.options.path
+
+    @property
+    def lineage_path(self) -> Path | None:
+        """The lineage that tells which of its pixels are valid, None where there is none."""
+        return None if self._lineage is None else self._lineage.path
+
+    def state(self) -> str:
+        """Return by what its files can be told to have been changed."""
+        files = [self.path, self.lineage_path, self.options.cut_line]
+        return "|".join(_state(path) for path in files if path is not None)
+
+    def check_unchanged(self, state: str) -> None:
+        """Raise ArchiveUnsuitable where its files are not in a state that `state` returned."""
+        if self.state() != state:
+            raise ArchiveUnsuitable(
+                self.path, "changed while it was being merged; run the same command again when it is finished"
+            )
 
     @property
     def metadata(self) -> ArchiveMetadata:
@@ -99,6 +119,30 @@ class TerrainInput:
         if len(parts) == 1:
             return digest_of(parts[0] or b"")
         return digest_of(b"".join(b"-" if part is None else digest_of(part) for part in parts))
+
+    @cached_property
+    def rows(self) -> tuple[int, int]:
+        """The first and the last row of its tiles at its highest zoom."""
+        rows = self.coordinates(self.maxzoom)[:, 1]
+        return int(rows.min()), int(rows.max())
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """The box that it states, as far as its tiles go; that of its tiles where it states none of use."""
+        columns = self.coordinates(self.maxzoom)[:, 0]
+        north_west = grid.bounds(Tile(self.maxzoom, int(columns.min()), self.rows[0]))
+        south_east = grid.bounds(Tile(self.maxzoom, int(columns.max()), self.rows[1]))
+        tiles = Bounds(north_west.west, south_east.south, south_east.east, north_west.north)
+        stated = self.metadata.bounds
+        if not getattr(self.reader, "states_bounds", True):
+            return tiles
+        south, north = max(stated.south, tiles.south), min(stated.north, tiles.north)
+        if south >= north:
+            return tiles
+        if stated.west > stated.east:
+            return Bounds(stated.west, south, stated.east, north)
+        west, east = max(stated.west, tiles.west), min(stated.east, tiles.east)
+        return Bounds(west, south, east, north) if west < east else tiles
 
     @property
     def cut_bounds(self) -> Bounds | None:
@@ -145,21 +189,33 @@ class TerrainInput:
         has = self.has if has is None else has
         if has(tile):
             return 0
-        first = 1 if self._lineage is not None or not self.is_exact else max(tile.z - self.maxzoom, 1)
-        for levels in range(first, tile.z - self.minzoom + 1):
+        above = max(tile.z - self.maxzoom, 1)
+        if self.is_of_one_source:  # a tile that is absent below the highest zoom has no pixel
+            found = tile.z > self.maxzoom and has(grid.parent(tile, above))
+            return above if found else None
+        for levels in range(above, tile.z - self.minzoom + 1):
             ancestor = grid.parent(tile, levels)
             if has(ancestor):
-                return levels if self._reaches_down(ancestor, has) else None
-            if self.is_exact and self._lineage is None:
-                return None
+                return levels if self._lineage is not None or not self._goes_on_below(ancestor) else None
         return None
 
-    def _reaches_down(self, ancestor: Tile, has: Callable[[Tile], bool]) -> bool:
-        if ancestor.z >= self.maxzoom or self._lineage is not None:
-            return True
-        if self.is_exact:
-            return False
-        return not any(has(child) for child in grid.children(ancestor))
+    def _goes_on_below(self, ancestor: Tile) -> bool:
+        """Tell whether the archive has a tile anywhere under one of its tiles."""
+        inhabited = self._inhabited(ancestor.z)
+        key = np.int64(ancestor.x << 32 | ancestor.y)
+        at = int(inhabited.searchsorted(key))
+        return at < len(inhabited) and bool(inhabited[at] == key)
+
+    def _inhabited(self, z: int) -> npt.NDArray[np.int64]:
+        """Return x << 32 | y of the tiles of a zoom under which there are tiles, in ascending order."""
+        if z not in self._below:
+            if z >= self.maxzoom:
+                self._below[z] = np.empty(0, dtype=np.int64)
+            else:
+                places, deeper = self.coordinates(z + 1) >> 1, self._inhabited(z + 1)
+                keys = places[:, 0] << 32 | places[:, 1]
+                self._below[z] = np.unique(np.concatenate([keys, _parents(deeper)]))
+        return self._below[z]
 
     def layer(self, tile: Tile, levels: int | None = None) -> Heights | None:
         """Return the heights of a tile, shape (512, 512), NaN where missing; None where nothing is there.
@@ -179,12 +235,17 @@ class TerrainInput:
             heights = heights + np.float32(self.options.offset_m)
         return heights
 
-    def copyable(self, tile: Tile) -> bool:
-        """Tell whether the tile's bytes, if wholly valid, may stand in a final archive as they are."""
+    def copyable(self, tile: Tile, heights: Heights) -> bool:
+        """Tell whether a tile's bytes, all of whose heights are valid, may stand in a final archive."""
         if self._shift or self.encoding != "terrarium" or self.options.changes_heights or self._lineage:
             return False
         data = self.reader.read(tile)
-        return data is not None and is_plain(data) and not _has_alpha(data)
+        if data is None or not is_plain(data) or _has_alpha(data):
+            return False
+        if self.metadata.extra.get("generator") == GENERATOR:
+            return True  # which rounds every height
+        steps = heights.astype(np.float64) / step_m(tile.z)
+        return bool((steps == np.rint(steps)).all())
 
     def _stored(self, tile: Tile) -> Heights | None:
         """Return the heights as stored, missing values taken out; kept for a while."""
@@ -296,6 +357,18 @@ def _lineage_of(reader: TileReader) -> TileReader | None:
         return found
     found.close()
     return None
+
+
+def _parents(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return x << 32 | y of the tiles above those of such keys."""
+    return (keys >> 33) << 32 | (keys & 0xFFFFFFFF) >> 1
+
+
+def _state(path: Path) -> str:
+    try:
+        return file_state(path)
+    except OSError:
+        return "gone"
 
 
 def _joined(parts: list[Heights | None]) -> Heights:

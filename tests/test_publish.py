@@ -24,9 +24,10 @@ from fusi_pipeline.errors import (
     TileCorrupt,
     UsageError,
 )
+from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.plan import BuildOptions
 from fusi_pipeline.publish import MergeReport, merge_archives
-from fusi_pipeline.tiles import terrarium
+from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
@@ -577,3 +578,110 @@ def test_sources_in_different_crss_merge_by_the_rule_everywhere(dem: Path, tmp_p
         for tile in all_tiles(tmp_path / "out.pmtiles", z):
             layers = [heights for path in sources if (heights := decoded(path, tile)) is not None]
             np.testing.assert_array_equal(decoded(tmp_path / "out.pmtiles", tile), flat(layers, "priority"))
+
+
+# What a reviewer would try
+
+
+def test_an_input_replaced_during_a_merge_is_noticed(place: Place, tmp_path: Path) -> None:
+    mine = tmp_path / "fine.mbtiles"
+    shutil.copy(place.fine, mine)
+    work = merge_archives((mine, place.coarse), tmp_path / "out.pmtiles", settings(tmp_path))
+    while next(work).stage != "merge":
+        pass
+    shutil.copy(place.coarse, tmp_path / "other.mbtiles")
+    (tmp_path / "other.mbtiles").replace(mine)
+    with pytest.raises(ArchiveUnsuitable, match="changed while"):
+        finish(work)
+    assert not (tmp_path / "out.pmtiles").exists()
+    shutil.copy(place.fine, mine)
+    place.merge(tmp_path / "out.pmtiles", mine, place.coarse)
+    place.merge(tmp_path / "clean" / "out.pmtiles", mine, place.coarse)
+    assert sha256(tmp_path / "out.pmtiles") == sha256(tmp_path / "clean" / "out.pmtiles")
+
+
+def test_outputs_that_are_the_same_file_in_other_words_are_refused(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    work = merge_archives(
+        [place.fine], tmp_path / "same.pmtiles", settings(tmp_path),
+        lineage_output=tmp_path / "sub" / ".." / "same.pmtiles",
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="output itself"):
+        finish(work)
+
+
+def test_the_lineage_of_an_input_or_of_another_archive_is_not_replaced(place: Place, tmp_path: Path) -> None:
+    first, names = tmp_path / "one.pmtiles", tmp_path / "names.pmtiles"
+    finish(merge_archives([place.fine], first, settings(tmp_path), lineage_output=names))
+    before = names.read_bytes()
+    for inputs, output, lineage in (
+        ([first, place.coarse], tmp_path / "two.pmtiles", names),
+        ([first, place.coarse], names, None),
+        ([place.coarse], tmp_path / "two.pmtiles", names),
+    ):
+        with pytest.raises((UsageError, OutputExists), match=r"names\.pmtiles"):
+            finish(merge_archives(inputs, output, settings(tmp_path), lineage_output=lineage))
+    assert names.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out.pmtiles.ledger", "out.pmtiles.merge.partial"])
+def test_a_file_of_the_users_beside_the_output_is_not_replaced(
+    place: Place, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("dear reader, keep this")
+    with pytest.raises(OutputExists, match="in the way"):
+        place.merge(tmp_path / "out.pmtiles", place.fine)
+    (tmp_path / name).unlink()
+    with closing(sqlite3.connect(tmp_path / name)) as connection, connection:
+        connection.execute("CREATE TABLE letters (text)")
+    with pytest.raises(OutputExists, match="in the way"):
+        place.merge(tmp_path / "out.pmtiles", place.fine)
+
+
+def test_tiles_that_are_no_more_are_counted(place: Place, tmp_path: Path) -> None:
+    first = place.merge(tmp_path / "out.pmtiles", place.fine, place.coarse)
+    work = merge_archives(
+        [InputOptions(path=place.fine, missing=((-12000.0, 9000.0),)), place.coarse],
+        tmp_path / "out.pmtiles", settings(tmp_path),
+    )  # fmt: skip
+    second = finish(work)
+    assert second.removed == first.tiles - second.tiles > 0
+
+
+def test_a_zoom_that_no_input_has_is_told(tmp_path: Path) -> None:
+    tiles = {Tile(3, 4, 2): flat_tile(5, 3), Tile(5, 16, 8): flat_tile(5, 5)}
+    path = write_archive(tmp_path / "gap.mbtiles", tiles)
+    report = finish(merge_archives([path], tmp_path / "out.pmtiles", settings(tmp_path)))
+    assert any("zoom 4" in warning for warning in report.warnings)
+
+
+def test_only_heights_of_the_zooms_step_are_copied(tmp_path: Path) -> None:
+    pixels = np.full((512, 512, 3), (128, 5, 77), np.uint8)
+    path = write_archive(tmp_path / "fine.mbtiles", {Tile(3, 4, 2): encode_webp(pixels)})
+    report = finish(merge_archives([path], tmp_path / "out.pmtiles", settings(tmp_path)))
+    assert (report.merged, report.copied) == (1, 0)
+    heights = decoded(tmp_path / "out.pmtiles", Tile(3, 4, 2))
+    assert heights is not None
+    assert set(np.unique(heights)) == {5.0}
+
+
+@pytest.mark.parametrize("box", [(-180.0, -85.0, 180.0, 85.0), (1.0, 2.0, 3.0, 4.0)])
+def test_bounds_go_no_further_than_the_tiles(tmp_path: Path, box: tuple[float, float, float, float]) -> None:
+    metadata = ArchiveMetadata(name="x", minzoom=5, maxzoom=5, bounds=Bounds(*box))
+    with MBTilesWriter(tmp_path / "x.mbtiles") as writer:
+        writer.commit(BlockRecord(Tile(0, 0, 0), "x", 1, 0, None, None), [(Tile(5, 16, 11), flat_tile(5, 5))])
+        writer.finish(metadata)
+    report = finish(merge_archives([tmp_path / "x.mbtiles"], tmp_path / "out.pmtiles", settings(tmp_path)))
+    tile = grid.bounds(Tile(5, 16, 11))
+    found = report.metadata.bounds
+    assert (found.west, found.east) == pytest.approx((tile.west, tile.east), abs=1e-6)
+    assert (found.south, found.north) == pytest.approx((tile.south, tile.north), abs=1e-6)
+
+
+def test_everyone_who_has_a_share_in_a_mean_is_credited(tmp_path: Path) -> None:
+    paths = [
+        write_archive(tmp_path / f"{name}.mbtiles", {Tile(3, 4, 2): flat_tile(height, 3)}, attribution=name)
+        for name, height in (("a", 5), ("b", 6), ("c", 7))
+    ]
+    report = finish(merge_archives(paths, tmp_path / "out.pmtiles", settings(tmp_path), mode="mean"))
+    assert report.metadata.attribution == "a, b, c"
