@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def differing_datums(legend: Sequence[LegendEntry]) -> str | None:
     return f"the heights count from different levels ({said}); see target_vertical_crs in source.toml"
 
 
-def missing_zooms(zooms: Sequence[int]) -> str | None:
+def missing_zooms(zooms: Collection[int]) -> str | None:
     """Return a sentence about zooms between others at which no input has a tile, None where there is none."""
     gaps = sorted(set(range(min(zooms), max(zooms) + 1)) - set(zooms))
     if not gaps:

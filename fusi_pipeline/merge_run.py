@@ -115,26 +115,28 @@ class MergeRun:
     def __init__(
         self,
         inputs: Sequence[TerrainInput],
-        indexes: Sequence[TileIndex],
         output: Path,
         settings: Settings,
         rule: MergeRule,
-        states: Sequence[str],
     ) -> None:
         self.inputs = inputs
-        self.states = tuple(states)
-        self.indexes = indexes
+        self.states = tuple(one.state() for one in inputs)
         self.output = output
         self.settings = settings
         self.rule = rule
         self.work_path = work_path(output)
         self.ledger_path = ledger_path(output)
         self.legend = legend_of(inputs)
-        self.key = self._content_key()
-        self.contributors = Contributors(inputs, indexes, f"{MERGE_VERSION}|{rule.mode}", rule.feather_m)
-        self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
         self.careful = False
         self._reset()
+
+    def take(self, indexes: Sequence[TileIndex]) -> None:
+        """Take in the tiles of the inputs, without which nothing can be merged."""
+        rule = self.rule
+        self.indexes = indexes
+        self.key = self._content_key()
+        self.contributors = Contributors(self.inputs, indexes, f"{MERGE_VERSION}|{rule.mode}", rule.feather_m)
+        self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
 
     def _reset(self) -> None:
         self.merged = self.copied = self.reused = self.removed = 0
@@ -184,6 +186,31 @@ class MergeRun:
             with MergeWork(self.work_path, self.settings.pace.checkpoint_interval) as work:
                 work.discard()
 
+    def is_asked_again(self) -> bool:
+        """Tell whether the last merge was asked for the very same of the very same files, by sizes and times.
+
+        Needs no index of the inputs.
+        """
+        ledger = opened(self.ledger_path)
+        if ledger is None:
+            return False
+        with ledger:
+            facts = ledger.facts
+        if facts.get("request") != self._request() or not all(path.exists() for path in self.outputs):
+            return False
+        if facts.get("states") != self._states():
+            return False
+        self.bytes_reused = int(facts["bytes"])
+        return True
+
+    def _request(self) -> str:
+        """Return a hash of what is asked for, and of the state of the files it is asked of."""
+        rule = self.rule
+        facts: list[object] = [MERGE_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
+        facts += [self.states, [str(path.resolve()) for path in self.outputs]]
+        facts += [(str(one.path.resolve()), one.options.digest(), one.maxzoom) for one in self.inputs]
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
     def _states(self) -> str:
         """Return by what it can be told that an output was changed."""
         return "|".join(file_state(path) for path in self.outputs)
@@ -191,8 +218,9 @@ class MergeRun:
     def report(self, seconds: float, *, changed: bool) -> MergeReport:
         """Return what was done, with the figures of the finished archive."""
         with PMTilesReader(self.output) as reader:
-            tiles, metadata = sum(reader.counts().values()), reader.metadata
-        warnings = [differing_datums(self.legend), missing_zooms(self.zooms)]
+            zooms, metadata = reader.counts(), reader.metadata
+        tiles = sum(zooms.values())
+        warnings = [differing_datums(self.legend), missing_zooms(zooms)]
         return MergeReport(
             path=self.output,
             lineage=self.rule.lineage,
@@ -251,6 +279,7 @@ class MergeRun:
                 "tiles": str(sum(self.tiles.values())),
                 "bytes": str(self.bytes_merged + self.bytes_copied + self.bytes_reused),
                 "states": self._states(),
+                "request": self._request(),
             }
             work.finish(self.ledger_path, ((z, cell) for z, cell, _ in self._cells()), facts)
 

@@ -67,13 +67,14 @@ def merge_archives(
         ]
         _check_rule(opened_inputs, mode, feather_m)
         _check_lineages(opened_inputs, output, lineage_output)
-        states = [one.state() for one in opened_inputs]
-        indexes = []
-        for one in opened_inputs:
-            indexes.append((yield from indexed(one)))
         rule = MergeRule(mode, feather_m, lineage_output, name or output.stem)
-        run = MergeRun(opened_inputs, indexes, output, settings, rule, states)
-        if run.is_current():
+        run = MergeRun(opened_inputs, output, settings, rule)
+        indexes = []
+        if not run.is_asked_again():
+            for one in opened_inputs:
+                indexes.append((yield from indexed(one)))
+            run.take(indexes)
+        if not indexes or run.is_current():
             run.forget_unfinished()
             return run.report(time.monotonic() - started, changed=False)
         for path in run.outputs:
