@@ -35,7 +35,7 @@ from layer_generation.export import ExportReport
 from layer_generation.importing import ImportReport
 from layer_generation.map_facts import MapFacts
 from layer_generation.map_making import MapReport
-from layer_generation.renderer.render_map import RenderReport
+from layer_generation.map_rendering import RenderReport
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -453,7 +453,7 @@ def test_no_file_says_where_packages_come_from() -> None:
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
         assert not told.search(text), path
-        hosts = {urlsplit(url).hostname or "" for url in re.findall(r"https?://[^\s\"'<>)\]]+", text)}
+        hosts = {urlsplit(url).hostname or "" for url in re.findall(r"https?://[^\s\"'<>)\[\]]+", text)}
         assert not [name for name in hosts if host.search(name)], path
 
 

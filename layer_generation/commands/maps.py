@@ -122,7 +122,7 @@ def render(
     as_json: bool,
 ) -> None:
     """Draw the renders of a web-mercator map as shaded relief of its terrain."""
-    from layer_generation.renderer.render_map import render_map
+    from layer_generation.map_rendering import render_map
 
     report = run(
         render_map(
