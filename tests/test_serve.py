@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -28,6 +30,7 @@ from pmtiles.reader import Reader
 
 from fusi_pipeline import lineage
 from fusi_pipeline.at import at
+from fusi_pipeline.commands.serving import Origin
 from fusi_pipeline.errors import AddressUnavailable, ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.grid import Bounds, Tile
@@ -275,8 +278,133 @@ def test_an_archive_that_is_replaced_is_served_anew(tmp_path: Path) -> None:
         os.replace(served.write_source(tmp_path / "new", [5, 6]), path)
         assert client.get("/source.json").json()["maxzoom"] == 6
         assert client.get(f"/source/{grid.parent(INSIDE)}.webp").status_code == 200
-        path.unlink()
-        assert client.get(f"/source/{grid.parent(INSIDE)}.webp").status_code == 200
+
+
+OF_TERRAIN = [
+    "hills.json", f"hills/{INSIDE}.webp", f"hills/surface/{INSIDE}.webp", f"hills/gaps/{INSIDE}.png",
+    "hills/at?lon=7&lat=44.5", "hills/legend.json", "hills/relief.json?bbox=6,44,8,45",
+    "archives/hills.pmtiles",
+]  # fmt: skip
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """A folder of the test's own with archives that it may damage."""
+    for name in ("hills.pmtiles", "hills.lineage.pmtiles", "source.mbtiles"):
+        shutil.copy(folder / name, tmp_path / name)
+    return tmp_path
+
+
+def replace(path: Path) -> None:
+    """Replace a file by a copy of it, as an output is replaced."""
+    os.replace(shutil.copy(path, path.with_name("copy")), path)
+
+
+@pytest.mark.parametrize("name", ["hills.pmtiles", "source.mbtiles"])
+def test_an_archive_that_is_replaced_often_holds_one_file_open(own: Path, name: str) -> None:
+    stem = Path(name).stem
+    with serving(own / name) as client:
+        assert client.get(f"/{stem}/surface/{INSIDE}.webp").status_code == 200
+        before = open_files()
+        for _ in range(20):
+            replace(own / name)
+            assert client.get(f"/{stem}/surface/{INSIDE}.webp").status_code == 200
+        assert open_files() == before
+
+
+def test_a_reader_is_open_as_long_as_a_request_has_it(own: Path) -> None:
+    with Shelf([own / "hills.pmtiles"]) as shelf:
+        held = shelf.find("hills")
+        assert held is not None
+        before = open_files()
+        for _ in range(3):
+            replace(own / "hills.pmtiles")
+            assert shelf.find("hills") is not held
+        assert open_files() == before + 1
+        assert held.reader.read(INSIDE) is not None
+        del held
+        assert open_files() == before
+
+
+def test_a_file_that_is_gone_is_a_404_until_it_is_back(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = own / "hills.pmtiles"
+    with serving(path, own / "source.mbtiles") as client:
+        path.rename(own / "elsewhere")
+        for asked in OF_TERRAIN:
+            answer = client.get(f"/{asked}")
+            assert (asked, answer.status_code) == (asked, 404)
+            assert "hills.pmtiles" in answer.json()["error"]
+        assert [one["name"] for one in client.get("/archives.json").json()] == ["source", "hills.lineage"]
+        (own / "elsewhere").rename(path)
+        for asked in OF_TERRAIN:
+            assert (asked, client.get(f"/{asked}").status_code) == (asked, 200)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == [f"hills is not served: {path}: no such archive"]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"no archive", b"PMTiles\x03" + bytes(200), b"SQLite format 3\x00"])
+def test_a_file_that_is_no_archive_any_more_is_a_500(own: Path, garbage: bytes) -> None:
+    path = own / "hills.pmtiles"
+    with serving(path) as client:
+        path.write_bytes(garbage)
+        for asked in OF_TERRAIN:
+            answer = client.get(f"/{asked}")
+            assert (asked, answer.status_code) == (asked, 500)
+            assert "hills.pmtiles" in answer.json()["error"]
+        assert [one["name"] for one in client.get("/archives.json").json()] == ["hills.lineage"]
+
+
+@pytest.mark.parametrize(("opener", "named"), [("builtin", "hills.pmtiles"), ("sqlite", "source.mbtiles")])
+def test_what_cannot_be_opened_for_want_of_files_is_a_503(
+    own: Path, opener: str, named: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, stem = own / named, Path(named).stem
+    asked = [f"{stem}.json", f"{stem}/{INSIDE}.webp", f"{stem}/at?lon=7&lat=44.5", f"archives/{named}"]
+    with serving(path) as client:
+        replace(path)
+        with monkeypatch.context() as patched:
+            if opener == "builtin":
+                patched.setattr(Path, "open", scarce)
+            else:
+                patched.setattr(sqlite3, "connect", unconnected)
+            for one in asked:
+                answer = client.get(f"/{one}")
+                assert (one, answer.status_code) == (one, 503)
+                assert "ulimit" in answer.json()["error"]
+            assert client.get("/archives.json").status_code == 503
+            assert client.get("/health").status_code == 200
+        for one in asked:
+            assert (one, client.get(f"/{one}").status_code) == (one, 200)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", scarce)
+            assert client.get(f"/archives/{named}").status_code == 503
+    assert any(record.getMessage().startswith(f"{stem} is not served: ") for record in caplog.records)
+
+
+def scarce(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def unconnected(*_: Any, **__: Any) -> Any:
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    raise error
+
+
+def test_a_lineage_that_is_replaced_or_gone_is_noticed(own: Path) -> None:
+    with serving(own / "hills.pmtiles") as client:
+        before = client.get(f"/hills/gaps/{INSIDE}.png").content
+        replace(own / "hills.lineage.pmtiles")
+        assert client.get(f"/hills/gaps/{INSIDE}.png").content == before
+        (own / "hills.lineage.pmtiles").write_bytes(b"no archive")
+        assert client.get("/hills/legend.json").status_code == 500
+        assert client.get("/archives.json").json()[0]["lineage"] is None
+        (own / "hills.lineage.pmtiles").unlink()
+        assert client.get("/hills/legend.json").json() == []
 
 
 # TileJSON
@@ -533,6 +661,30 @@ def test_the_relief_of_a_place_is_that_of_its_heights(client: httpx.Client) -> N
     assert nowhere == {"minimum_m": None, "maximum_m": None, "land_m": None, "sea_m": None}
 
 
+@pytest.mark.parametrize("name", ["hills", "source"])
+def test_the_relief_leaves_out_what_no_source_has(folder: Path, tmp_path: Path, name: str) -> None:
+    """Land at 500 m and more: 0 m is only what a merge writes where no source has a pixel."""
+    there = served.within(INSIDE, served.BOX)
+    assert 0 < there.mean() < 1
+    high = served.hills(INSIDE) + 900
+    facts = served.metadata([7], extra={"lineage": "hills.lineage.pmtiles", "nodata": "0 m"})
+    merged = {INSIDE: served.encoded(np.where(there, high, np.float32(0)), 7)}
+    source = {INSIDE: served.encoded(np.where(there, high, np.float32(np.nan)), 7)}
+    shutil.copy(folder / "hills.lineage.pmtiles", tmp_path)
+    path = (
+        served.write_pmtiles(tmp_path / "hills.pmtiles", merged, facts)
+        if name == "hills"
+        else served.write_mbtiles(tmp_path / "source.mbtiles", source, served.metadata([7]))
+    )
+    box = grid.bounds(INSIDE)
+    with serving(path) as client:
+        told = client.get(f"/{name}/relief.json?bbox={box.west},{box.south},{box.east},{box.north}").json()
+    assert told["minimum_m"] == pytest.approx(high[there].min(), abs=1)
+    assert told["maximum_m"] == pytest.approx(high[there].max(), abs=1)
+    assert told["minimum_m"] > 0
+    assert told["sea_m"] is None
+
+
 def test_the_relief_of_the_world_reads_few_tiles(tmp_path: Path) -> None:
     data = served.encoded(np.full((512, 512), 7, dtype=np.float32), 5)
     tiles = {Tile(5, x, y): data for x in range(32) for y in range(32)}
@@ -701,6 +853,34 @@ def test_a_port_in_use_is_named(folder: Path, fusi: Fusi) -> None:  # noqa: F811
 @pytest.mark.parametrize("words", [["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--missing", "1"]])
 def test_options_that_are_none_are_refused(folder: Path, fusi: Fusi, words: list[str]) -> None:  # noqa: F811
     assert fusi("serve", folder / "hills.pmtiles", *words).code == 2
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["foo", "", "null", "example.org", "https://", "https://example.org/", "https://example.org/map", "https://*",
+     "https://a@example.org", "https://example.org:", "https://example.org:0", "https://example.org:65536",
+     "https://example.org ", "https://exam ple.org", "//example.org", "**", "https://-a.example"],
+)  # fmt: skip
+def test_an_origin_that_is_none_is_refused(folder: Path, fusi: Fusi, origin: str) -> None:  # noqa: F811
+    answer = fusi("serve", folder / "hills.pmtiles", "--cors", origin)
+    assert answer.code == 2
+    assert "scheme://host" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("*", "*"),
+        ("https://Example.org", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://example.org:443", "http://example.org:443"),
+        (f"http://{IPV6}:80", f"http://{IPV6}"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("http://192.0.2.1:8000", "http://192.0.2.1:8000"),
+    ],
+)
+def test_an_origin_is_taken_as_browsers_send_it(text: str, sent: str) -> None:
+    assert Origin().convert(text, None, None) == sent
 
 
 def test_an_archive_that_is_not_there_is_named(tmp_path: Path, fusi: Fusi) -> None:  # noqa: F811

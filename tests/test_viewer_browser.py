@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -297,6 +298,91 @@ def test_another_archive_can_be_chosen(show: Any) -> None:
     assert shown.page.locator("#sources").is_hidden()
     assert "archive=source" in shown.page.evaluate("location.hash")
     assert shown.pixels().std() > 10
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_a_link_brings_back_an_archive_of_any_name(
+    browser: Browser, folder: Path, tmp_path: Path, index: int
+) -> None:
+    name = ("a%2Fb & c=#d", "50%+é")[index]
+    shutil.copy(folder / "hills.pmtiles", tmp_path / f"{name}.pmtiles")
+    with running(folder / "source.mbtiles", tmp_path / f"{name}.pmtiles") as address:
+        context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")  # type: ignore[arg-type]
+        shown = Shown(context.new_page(), address)
+        shown.page.on("console", lambda message: shown.said.append(message.text))
+        shown.page.goto(f"{address}/#{VIEW}")
+        shown.settle()
+        shown.page.locator("#archive").select_option(index=1)
+        shown.until("document.title === 'Hills'")
+        shown.settle()
+        shown.page.evaluate("viewer.map.jumpTo({center: [6.5, 44.25], zoom: 9, bearing: 20, pitch: 30})")
+        shown.until("location.hash.includes('map=9/44.25/6.5/20/30')")
+        shown.page.reload()
+        shown.settle()
+        assert shown.page.title() == "Hills"
+        assert shown.page.locator("#archive").evaluate("one => one.selectedIndex") == 1
+        assert shown.page.evaluate("viewer.map.getZoom()") == pytest.approx(9)
+        assert shown.page.evaluate("viewer.map.getPitch()") == pytest.approx(30)
+        assert shown.pixels().std() > 10
+        assert shown.said == []
+        context.close()
+
+
+def test_a_view_that_is_typed_into_the_address_is_shown(show: Any) -> None:
+    shown = show(VIEW)
+    shown.page.evaluate("location.hash = '#map=7/44/6.5'")
+    shown.until("viewer.map.getZoom() === 7")
+
+
+def test_the_readout_of_one_archive_is_gone_with_it(show: Any) -> None:
+    shown = show(VIEW)
+    shown.page.mouse.move(DESKTOP["width"] / 2 + 5, DESKTOP["height"] / 2)
+    shown.page.mouse.move(DESKTOP["width"] / 2, DESKTOP["height"] / 2)
+    shown.until("!document.getElementById('readout').hidden")
+    shown.page.evaluate("viewer.show(1, true)")
+    shown.until("document.title === 'One source'")
+    shown.settle()
+    assert shown.page.locator("#readout").is_hidden()
+
+
+def test_terrain_switched_on_while_another_archive_is_chosen_is_on(show: Any) -> None:
+    shown = show(VIEW, reduced_motion="no-preference")
+    for pause_ms in (0, 20, 200):
+        for index, on in ((1, True), (0, False)):
+            shown.page.keyboard.press("t")
+            shown.page.wait_for_timeout(pause_ms)
+            shown.page.evaluate(f"void viewer.show({index}, true)")
+            shown.until(f"document.title === {['Hills', 'One source'][index]!r}")
+            shown.settle()
+            shown.page.wait_for_timeout(700)
+            assert shown.page.locator("#terrain").is_checked() is on
+            assert shown.page.evaluate("Boolean(viewer.map.getTerrain())") is on
+            assert shown.page.evaluate("viewer.map.getPitch()") == pytest.approx(60 if on else 0)
+    shown.page.evaluate("void viewer.show(1, true)")
+    shown.page.keyboard.press("t")
+    shown.until("document.title === 'One source'")
+    shown.page.wait_for_timeout(700)
+    shown.settle()
+    assert shown.page.evaluate("Boolean(viewer.map.getTerrain())")
+    assert shown.page.evaluate("viewer.map.getPitch()") == pytest.approx(60)
+
+
+def test_an_archive_that_is_gone_leaves_the_other_on_the_map(
+    browser: Browser, folder: Path, tmp_path: Path
+) -> None:
+    path = shutil.copy(folder / "hills.pmtiles", tmp_path / "gone.pmtiles")
+    with running(folder / "source.mbtiles", path) as address:
+        page = browser.new_context(viewport=DESKTOP).new_page()  # type: ignore[arg-type]
+        page.goto(f"{address}/")
+        shown = Shown(page, address)
+        shown.settle()
+        path.unlink()
+        page.locator("#archive").select_option(index=1)
+        page.locator("#alert").wait_for(timeout=WAIT_MS)
+        assert "no such archive" in page.locator("#alert").inner_text()
+        assert page.locator("#archive").evaluate("one => one.selectedIndex") == 0
+        assert page.title() == "One source"
+        page.context.close()
 
 
 def test_an_archive_across_the_antimeridian_is_shown_where_it_is(show: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import webbrowser
 from pathlib import Path
 from threading import Thread
@@ -10,6 +11,13 @@ from typing import Any
 import click
 
 from fusi_pipeline import options
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
+_ORIGIN = re.compile(
+    rf"(?P<scheme>[a-z][a-z0-9+.-]*)://({_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?",
+    re.ASCII,
+)
+"""RFC 6454, section 6.2: neither a path nor a name before the host."""
 
 
 class Port(click.ParamType[int]):
@@ -25,6 +33,26 @@ class Port(click.ParamType[int]):
         if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
             self.fail(f"{text!r}: expected a port of 1..65535 or auto", param, ctx)
         return int(text)
+
+
+class Origin(click.ParamType[str]):
+    """The origin of a page as browsers send it, scheme://host[:port], or `*` for any."""
+
+    name = "ORIGIN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the origin in lower case and without the usual port, or fail with what is expected."""
+        text = str(value)
+        match = _ORIGIN.fullmatch(text.lower())
+        if text != "*" and (match is None or not 1 <= int(match["port"] or 1) <= 65535):
+            expected = (
+                "expected * or an origin, scheme://host or scheme://host:port, such as https://example.org"
+            )
+            self.fail(f"{text!r}: {expected}", param, ctx)
+        if match is None:
+            return text
+        usual = (match["scheme"], match["port"]) in (("http", "80"), ("https", "443"))
+        return text.lower().removesuffix(f":{match['port']}") if usual else text.lower()
 
 
 @click.command()
@@ -43,7 +71,7 @@ class Port(click.ParamType[int]):
     show_default=True,
     help="Answer where an archive has no tile.",
 )
-@click.option("--cors", multiple=True, metavar="ORIGIN", help="Pages that may read answers; * for all.")
+@click.option("--cors", type=Origin(), multiple=True, help="Pages that may read answers; * for all.")
 @click.option("--open/--no-open", "opens", default=False, help="Open the page in a browser.")
 def serve(
     archives: tuple[Path, ...], host: str, port: int, missing: str, cors: tuple[str, ...], opens: bool

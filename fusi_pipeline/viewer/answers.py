@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from urllib.parse import quote
@@ -12,9 +15,10 @@ from starlette.responses import Response
 
 from fusi_pipeline import at as place
 from fusi_pipeline import lineage
+from fusi_pipeline.errors import FusiError
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.viewer import pictures, queries
-from fusi_pipeline.viewer.responses import FilePart, content, document
+from fusi_pipeline.viewer.responses import FilePart, content, document, refusal
 from fusi_pipeline.viewer.shelf import Served, Shelf
 from fusi_pipeline.viewer.tilejson import extension, tilejson
 
@@ -38,21 +42,26 @@ class Answers:
     def __init__(self, shelf: Shelf, missing: int) -> None:
         self._shelf = shelf
         self._missing = missing
-        self._surface = lru_cache(maxsize=_CACHED_SURFACES)(pictures.surface)
+        self._surface = lru_cache(maxsize=_CACHED_SURFACES)(_surface)
 
     def health(self, request: Request) -> Response:
         """Say that the server answers, and what it serves."""
         return document(request, {"status": "ok", "archives": [one.name for one in self._shelf]})
 
     def archives(self, request: Request) -> Response:
-        """List the archives, for the page."""
-        return document(request, [self._listed(one) for one in self._shelf])
+        """List the archives that can be read, for the page."""
+        listed = []
+        for one in self._shelf:
+            with _left_out():
+                listed.append(self._listed(self._found(one.name)))
+        return document(request, listed)
 
     def archive(self, request: Request) -> Response:
         """Send an archive itself."""
         wanted = request.path_params["file"]
         for one in self._shelf:
             if one.file == wanted:
+                self._found(one.name)
                 return FilePart(one.path, _FILE_TYPES.get(one.path.suffix, _BYTES))
         raise HTTPException(404, f"no archive {wanted!r} is served; /archives.json lists them")
 
@@ -77,7 +86,8 @@ class Answers:
         one = self._terrain(request)
         tile, suffix = queries.tile(request, one)
         media_type = _media_type(one, suffix)
-        return self._sent(request, one, tile, self._surface(one, tile), media_type)
+        data = self._surface(weakref.ref(one), tile)
+        return self._sent(request, one, tile, data, media_type)
 
     def gaps(self, request: Request) -> Response:
         """Send where a surface is invented: what no source has."""
@@ -86,13 +96,13 @@ class Answers:
         tile, suffix = queries.tile(request, one)
         if suffix != "png":
             raise HTTPException(404, "gaps are drawn as .png")
-        picture = pictures.gaps_picture(one, self._shelf.lineage_of(one), tile, color)
+        picture = pictures.gaps_picture(one, self._lineage(one), tile, color)
         return self._sent(request, one, tile, picture, "image/png")
 
     def at(self, request: Request) -> Response:
         """Tell what is at a position."""
         one, (lon, lat), zoom = self._served(request), queries.position(request), queries.zoom(request)
-        companion = self._shelf.lineage_of(one) if one.is_terrain else None
+        companion = self._lineage(one)
         report, *_ = place.at([one.path], lon, lat, zoom, companion.path if companion else None)
         told = asdict(report)
         for key, path in (("archive", report.archive), ("lineage", report.lineage)):
@@ -102,21 +112,34 @@ class Answers:
     def legend(self, request: Request) -> Response:
         """Tell what the colours of an archive's lineage mean."""
         one = self._served(request)
-        found = one if one.is_lineage else self._shelf.lineage_of(one)
+        found = one if one.is_lineage else self._lineage(one)
         entries = lineage.legend(found.metadata) if found else ()
         return document(request, [asdict(entry) for entry in entries])
 
     def relief(self, request: Request) -> Response:
         """Tell the heights of a place, for its colours."""
         one, box = self._terrain(request), queries.box(request)
-        return document(request, asdict(pictures.relief(one, box)))
+        return document(request, asdict(pictures.relief(one, self._lineage(one), box)))
 
     def _served(self, request: Request) -> Served:
-        name = request.path_params["name"]
-        found = self._shelf.find(name)
+        return self._found(request.path_params["name"])
+
+    def _found(self, name: str) -> Served:
+        """Return the archive of a name as its file is now. Raises HTTPException."""
+        try:
+            found = self._shelf.find(name)
+        except FusiError as error:
+            raise refusal(error) from error
         if found is None:
             raise HTTPException(404, f"no archive {name!r} is served; /archives.json lists them")
         return found
+
+    def _lineage(self, one: Served) -> Served | None:
+        """Return the lineage of a terrain archive, None without one. Raises HTTPException, as `_found`."""
+        try:
+            return self._shelf.lineage_of(one) if one.is_terrain else None
+        except FusiError as error:
+            raise refusal(error) from error
 
     def _terrain(self, request: Request) -> Served:
         one = self._served(request)
@@ -136,7 +159,9 @@ class Answers:
         return content(request, data, media_type, {"Content-Encoding": "gzip"} if gzipped else None)
 
     def _listed(self, one: Served) -> dict[str, object]:
-        companion = self._shelf.lineage_of(one) if one.is_terrain else None
+        companion = None
+        with _left_out():
+            companion = self._lineage(one)
         return {
             "name": one.name,
             "title": one.metadata.name or one.name,
@@ -146,6 +171,23 @@ class Answers:
             "lineage": companion.name if companion else None,
             "gaps": one.is_terrain and (companion is not None or "nodata" not in one.metadata.extra),
         }
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    """Leave out of a list what is gone or damaged, but not what only cannot be opened just now."""
+    try:
+        yield
+    except HTTPException as error:
+        if error.status_code == 503:
+            raise
+
+
+def _surface(one: weakref.ref[Served], tile: Tile) -> bytes | None:
+    """Return a surface; what is kept of it does not keep the archive open."""
+    served = one()
+    assert served is not None, "the request holds it"
+    return pictures.surface(served, tile)
 
 
 def _media_type(one: Served, suffix: str) -> str:

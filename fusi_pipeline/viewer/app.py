@@ -27,11 +27,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fusi_pipeline.errors import ArchiveUnsuitable, FusiError, UsageError
+from fusi_pipeline.errors import FusiError
 from fusi_pipeline.viewer import page
 from fusi_pipeline.viewer.answers import Answers
 from fusi_pipeline.viewer.guard import LOOPBACK_ORIGIN, LoopbackOnly
-from fusi_pipeline.viewer.responses import failure
+from fusi_pipeline.viewer.responses import failure, refusal
 from fusi_pipeline.viewer.shelf import Shelf
 
 _READABLE_ELSEWHERE = ("ETag", "Content-Range", "Content-Length", "Accept-Ranges", "Last-Modified")
@@ -94,12 +94,11 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    if isinstance(error, UsageError):
-        return failure(request, 400, str(error))
-    if isinstance(error, ArchiveUnsuitable):
-        return failure(request, 404, str(error))
-    _log.error("%s: %s", request.url.path, error)
-    return failure(request, 500, str(error))
+    assert isinstance(error, FusiError)
+    refused = refusal(error)
+    if refused.status_code >= 500:
+        _log.error("%s: %s", request.url.path, error)
+    return _refused(request, refused)
 
 
 def _broken(request: Request, error: Exception) -> Response:

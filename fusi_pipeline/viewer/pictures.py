@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from fusi_pipeline import lineage, lineage_files
@@ -74,8 +75,7 @@ def gaps_picture(served: Served, sources: Served | None, tile: Tile, color: str)
     Raises TileCorrupt.
     """
     if sources is not None:
-        pixels = _lineage_under(sources, tile)
-        absent = None if pixels is None else pixels[..., 0] == 0
+        absent = _unsourced(sources, tile)
     else:
         heights = tile_heights(served.reader, tile)
         heights = _enlarged(served, tile) if heights is None else heights
@@ -85,6 +85,12 @@ def gaps_picture(served: Served, sources: Served | None, tile: Tile, color: str)
     picture = Image.fromarray(absent.astype(np.uint8), mode="P")
     picture.putpalette([0, 0, 0, *bytes.fromhex(color)])
     return _png(picture, transparency=0)
+
+
+def _unsourced(sources: Served, tile: Tile) -> npt.NDArray[np.bool_] | None:
+    """Return which pixels of a tile no source has, shape (512, 512); None where the lineage has no tile."""
+    pixels = _lineage_under(sources, tile)
+    return None if pixels is None else pixels[..., 0] == 0
 
 
 def _lineage_under(sources: Served, tile: Tile) -> lineage.Pixels | None:
@@ -99,9 +105,13 @@ def _lineage_under(sources: Served, tile: Tile) -> lineage.Pixels | None:
     return None
 
 
-def relief(served: Served, box: Bounds) -> Relief:
-    """Return the heights within a geographic box, from the few tiles that show it. Raises TileCorrupt."""
-    parts = list(_heights_within(served, box))
+def relief(served: Served, sources: Served | None, box: Bounds) -> Relief:
+    """Return the heights within a geographic box, from the few tiles that show it.
+
+    Pixels that no source has, by the lineage or by alpha, do not count.
+    Raises TileCorrupt.
+    """
+    parts = list(_heights_within(served, sources, box))
     found = np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
     if not found.size:
         return Relief(None, None, None, None)
@@ -115,7 +125,7 @@ def relief(served: Served, box: Bounds) -> Relief:
     )
 
 
-def _heights_within(served: Served, box: Bounds) -> Iterator[Heights]:
+def _heights_within(served: Served, sources: Served | None, box: Bounds) -> Iterator[Heights]:
     """Yield the valid heights within a box, shape (n,) for each of some tiles that touch it."""
     projected = grid.projected(box)
     for tile in _sampled(projected, served.zooms):
@@ -125,6 +135,10 @@ def _heights_within(served: Served, box: Bounds) -> Iterator[Heights]:
         if heights is None:
             continue
         own, side = grid.xy_bounds(tile), heights.shape[0]
+        absent = None if sources is None else _unsourced(sources, tile)
+        if absent is not None:
+            at = np.arange(side) * TILE_SIZE_PX // side
+            heights = np.where(absent[np.ix_(at, at)], np.float32(np.nan), heights)
         scale = side / (own.right - own.left)
         for part in projected.parts():
             cols = _pixels((part.left - own.left) * scale, (part.right - own.left) * scale, side)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import sqlite3
 from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnsuitable, FusiError, UsageError
 from fusi_pipeline.viewer import ranges
 
 _CHUNK_BYTES = 1 << 20
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the system says while it has no more files or memory to give."""
+_MORE_FILES = "ask again, and give the server more open files (`ulimit -n`) if it stays so"
 _FRESH = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 """Keep it, and ask whether it is still so: the archive may be replaced at any time."""
+_log = logging.getLogger(__name__)
 
 
 def content(
@@ -50,6 +59,22 @@ def failure(request: Request, status: int, reason: str) -> Response:
     return document(request, {"error": reason}, status)
 
 
+def refusal(error: FusiError) -> HTTPException:
+    """Return what an error is answered with."""
+    if _is_scarcity(error.__cause__):
+        return HTTPException(503, f"{error}; {_MORE_FILES}", {"Retry-After": "1"})
+    if isinstance(error, ArchiveMissing | ArchiveUnsuitable):
+        return HTTPException(404, str(error))
+    return HTTPException(400 if isinstance(error, UsageError) else 500, str(error))
+
+
+def _is_scarcity(error: BaseException | None) -> bool:
+    """Tell whether a file could not be opened for want of something that may be there later."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM)
+    return isinstance(error, OSError) and error.errno in _SCARCE
+
+
 class FilePart(Response):
     """A file, or the one range of it that the request asks for.
 
@@ -68,7 +93,8 @@ class FilePart(Response):
         try:
             file = await anyio.to_thread.run_sync(lambda: os.open(self._path, os.O_RDONLY))
         except OSError as error:
-            await failure(request, 404, f"{self._path.name}: {error.strerror}")(scope, receive, send)
+            _log.error("%s: %s", self._path, error.strerror)
+            await _unopened(request, self._path, error)(scope, receive, send)
             return
         try:
             answer, first, end = _answer(request, os.fstat(file), self.media_type or "")
@@ -92,6 +118,14 @@ class FilePart(Response):
                 raise EOFError(f"{self._path}: became shorter while it was sent")
             first += len(data)
             await send({"type": "http.response.body", "body": data, "more_body": first < end})
+
+
+def _unopened(request: Request, path: Path, error: OSError) -> Response:
+    if _is_scarcity(error):
+        answer = failure(request, 503, f"{path}: {error.strerror}; {_MORE_FILES}")
+        answer.headers["Retry-After"] = "1"
+        return answer
+    return failure(request, 404 if error.errno == errno.ENOENT else 500, f"{path}: {error.strerror}")
 
 
 async def _until_gone(receive: Receive, sending: anyio.CancelScope) -> None:

@@ -1,16 +1,20 @@
 """The archives that are being served: opened once, each under a name of its own.
 
 A file that is replaced while it is served (as every fusi command replaces its
-output) is opened anew at the next request. Readers may be asked by many
+output) is opened anew at the next request, and what was open before is closed
+when the last request that reads it is answered. Nothing is answered from a
+file that is no longer the one of its name. Readers may be asked by many
 threads at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +33,7 @@ from fusi_pipeline.tiles.pmtiles import PMTilesReader
 
 _RESERVED = frozenset({"archives", "health", "static"})
 """First parts of the server's own paths, which no archive is named."""
+_log = logging.getLogger(__name__)
 
 
 class OneAtATime:
@@ -44,6 +49,12 @@ class OneAtATime:
         """What the archive says of itself."""
         with self._lock:
             return self._reader.metadata
+
+    @property
+    def states_bounds(self) -> bool:
+        """Whether it states bounds that can be right."""
+        with self._lock:
+            return self._reader.states_bounds
 
     def read(self, tile: Tile) -> bytes | None:
         """Return a tile's bytes, or None where the archive has none."""
@@ -124,70 +135,73 @@ class Shelf:
         """
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
-        with ExitStack() as stack:
-            self._closing = stack
+        self._failing: dict[str, str] = {}
+        try:
             for path in paths:
                 self._add(path)
-            for one in list(self._served.values()):
+            for one in self:
                 with suppress(FusiError):
                     companion = lineage_files.beside(one.path, one.metadata) if one.is_terrain else None
                     if companion is not None:
                         self._add(companion)
-            self._closing = stack.pop_all()
+        except BaseException:
+            self.close()
+            raise
 
     def _add(self, path: Path) -> None:
         if any(path.exists() and path.samefile(one.path) for one in self):
             return
         name = _distinct(path.stem, {*self._served, *_RESERVED})
-        self._served[name] = self._opened(name, path)
-
-    def _opened(self, name: str, path: Path) -> Served:
-        try:
-            version = _version(path)
-        except FileNotFoundError:
-            raise ArchiveMissing(path) from None
-        except OSError as error:
-            raise ArchiveUnreadable(path, error.strerror or str(error)) from error
-        reader = open_archive(path)
-        self._closing.callback(reader.close)
-        shared = reader if isinstance(reader, PMTilesReader) else OneAtATime(reader)
-        served = Served(name, path, shared, version)
-        served.metadata, served.zooms  # noqa: B018 - read now, so that what is unreadable shows at the start
-        return served
+        self._served[name] = _opened(name, path)
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
 
     def find(self, name: str) -> Served | None:
-        """Return the archive of a name, opened anew where its file was replaced; None without one."""
-        served = self._served.get(name)
-        if served is None:
+        """Return the archive of a name, opened anew where its file was replaced; None without one.
+
+        Raises ArchiveMissing where the file is gone, ArchiveUnreadable where
+        it cannot be opened or is no archive any more.
+        """
+        if name not in self._served:
             return None
-        with suppress(OSError, FusiError), self._lock:
-            if _version(served.path) != self._served[name].version:
-                self._served[name] = self._opened(name, served.path)
-        return self._served[name]
+        with self._lock:
+            try:
+                served = self._served[name] = _current(self._served[name])
+            except FusiError as error:
+                if self._failing.get(name) != str(error):
+                    _log.error("%s is not served: %s", name, error)
+                self._failing[name] = str(error)
+                raise
+            if self._failing.pop(name, None):
+                _log.warning("%s is served again", name)
+            return served
 
     def lineage_of(self, terrain: Served) -> Served | None:
         """Return the lineage that belongs to a terrain archive.
 
         It is the one that either of the two names, or the only one where only
-        one terrain archive is served.
+        one terrain archive is served. Raises ArchiveUnreadable where it cannot
+        be read; one whose file is gone is none.
         """
-        known = [
-            one for one in self if one.is_lineage and lineage_files.belong(terrain.metadata, one.metadata)
-        ]
-        for one in known:
-            to = lineage_files.named(terrain.path, terrain.metadata, lineage_files.LINEAGE_KEY)
-            back = lineage_files.named(one.path, one.metadata, lineage_files.TERRAIN_KEY)
-            if _same(to, one.path) or _same(back, terrain.path):
-                return self.find(one.name)
-        alone = len(known) == 1 and sum(one.is_terrain for one in self) == 1
-        return self.find(known[0].name) if alone else None
+        alone = sum(one.is_terrain for one in self) == 1
+        known: list[Served] = []
+        for one in self:
+            if not one.is_lineage or not (alone or _name_each_other(terrain, one)):
+                continue
+            with suppress(ArchiveMissing):
+                found = self.find(one.name)
+                if found and found.is_lineage and lineage_files.belong(terrain.metadata, found.metadata):
+                    known.append(found)
+        named = [one for one in known if _name_each_other(terrain, one)]
+        if named:
+            return named[0]
+        return known[0] if alone and len(known) == 1 else None
 
     def close(self) -> None:
         """Release every file."""
-        self._closing.close()
+        for one in self:
+            one.reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +210,41 @@ class Shelf:
         self.close()
 
 
+def _opened(name: str, path: Path) -> Served:
+    """Return an archive; its file is closed with the last reference to what is returned."""
+    version = _version(path)
+    reader = open_archive(path)
+    shared = reader if isinstance(reader, PMTilesReader) else OneAtATime(reader)
+    try:
+        served = Served(name, path, shared, version)
+        served.metadata, served.zooms  # noqa: B018 - read now, so that what is unreadable shows at once
+    except BaseException:
+        shared.close()
+        raise
+    weakref.finalize(served, shared.close)
+    return served
+
+
+def _current(served: Served) -> Served:
+    """Return an archive as its file is now: itself, or opened anew."""
+    return served if _version(served.path) == served.version else _opened(served.name, served.path)
+
+
 def _version(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise ArchiveMissing(path) from None
+    except OSError as error:
+        raise ArchiveUnreadable(path, error.strerror or str(error)) from error
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _name_each_other(terrain: Served, sources: Served) -> bool:
+    """Tell whether a terrain archive names a lineage, or the lineage the terrain."""
+    to = lineage_files.named(terrain.path, terrain.metadata, lineage_files.LINEAGE_KEY)
+    back = lineage_files.named(sources.path, sources.metadata, lineage_files.TERRAIN_KEY)
+    return _same(to, sources.path) or _same(back, terrain.path)
 
 
 def _same(named: Path | None, path: Path) -> bool:

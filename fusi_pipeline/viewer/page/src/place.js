@@ -9,7 +9,7 @@ export class Places {
   #archive = null;
   #popup = null;
   #line = document.getElementById("readout");
-  #pending = null;
+  #pointer = null; // where it is on the map
   #busy = false;
   #opened;
 
@@ -29,6 +29,7 @@ export class Places {
   set archive(archive) {
     this.#archive = archive;
     this.#popup?.remove();
+    this.#follow(null);
   }
 
   async open(lngLat) {
@@ -48,18 +49,17 @@ export class Places {
 
   // One question at a time is on the way; of those in between only the last is asked.
   async #follow(lngLat) {
-    this.#pending = lngLat;
-    if (!lngLat || !this.#archive) {
-      this.#line.hidden = true;
-      return;
-    }
+    this.#pointer = this.#archive && lngLat;
+    if (!this.#pointer) this.#line.hidden = true;
     if (this.#busy) return;
     this.#busy = true;
-    while (this.#pending) {
-      const at = this.#pending.wrap();
-      this.#pending = null;
-      const height = await server.place(this.#archive, at).then((told) => metres(told.height_m), () => "");
-      if (this.#line.hidden && !this.#pending) this.#line.hidden = false;
+    for (let asked = null; this.#pointer && this.#pointer !== asked; ) {
+      asked = this.#pointer;
+      const archive = this.#archive;
+      const at = asked.wrap();
+      const height = await server.place(archive, at).then((told) => metres(told.height_m), () => "");
+      if (!this.#pointer || archive !== this.#archive) continue;
+      this.#line.hidden = false;
       this.#line.replaceChildren(element("span", {}, degrees(at, 4)), element("b", {}, height));
     }
     this.#busy = false;

@@ -2,7 +2,7 @@
 
 import { AttributionControl, LngLat, Map as MapView, NavigationControl, ScaleControl, addProtocol, setWorkerUrl } from "maplibre-gl";
 import { differs, expression, range } from "./colours.js";
-import { tell, told } from "./link.js";
+import { follow, tell, told } from "./link.js";
 import { Panel } from "./panel.js";
 import { Places } from "./place.js";
 import * as server from "./server.js";
@@ -17,6 +17,9 @@ class Viewer {
   #shown = null; // what is on the map: {archive, heights, lineage, sources}
   #range = null; // the heights that colours stand for
   #asking = null;
+  #loaded = false; // whether the style of what is shown has arrived
+  #pitch = null; // to which the map is tilting, or is to be tilted when the style arrives
+  #choice = 0;
 
   constructor(archives) {
     const known = archives.filter((one) => one.encoding !== "lineage");
@@ -31,24 +34,24 @@ class Viewer {
   async start() {
     const index = Math.max(this.archives.findIndex((one) => one.name === told("archive")), 0);
     this.panel.list(this.archives, index);
-    const placed = told("map");
+    const placed = view(told("map"));
     const first = await this.#read(this.archives[index]);
     const map = (this.map = new MapView({
       container: "map",
       style: this.#style(first),
-      hash: "map",
       maxPitch: 80,
       maxZoom: 22,
       attributionControl: false,
-      ...(placed ? {} : first.around ?? { bounds: first.box, fitBoundsOptions: { padding: this.#margins() } }),
+      ...(placed ?? first.around ?? { bounds: first.box, fitBoundsOptions: { padding: this.#margins() } }),
     }));
+    follow(map, view);
     map.addControl(new NavigationControl({ visualizePitch: true }), "top-right");
     map.addControl(new AttributionControl(), "bottom-right");
     map.addControl(new ScaleControl({ maxWidth: 120 }), "bottom-left");
     map.on("error", ({ error }) => this.panel.alert(error.message));
     map.on("style.load", () => this.#draw());
     map.on("moveend", () => this.#moved());
-    DARK.addEventListener("change", () => this.map.setStyle(this.#style(this.#shown)));
+    DARK.addEventListener("change", () => this.#restyle(this.#shown));
     this.places = new Places(map, (at) => tell("at", at && `${at.lng.toFixed(5)},${at.lat.toFixed(5)}`));
     this.#describe(first);
     const at = told("at")?.split(",").map(Number);
@@ -56,14 +59,33 @@ class Viewer {
   }
 
   async show(index, moving) {
-    const next = await this.#read(this.archives[index]);
+    const choice = ++this.#choice;
+    try {
+      const next = await this.#read(this.archives[index]);
+      if (choice === this.#choice) this.#replace(next, index, moving);
+    } catch (error) {
+      if (choice !== this.#choice) return;
+      this.panel.list(this.archives, this.archives.indexOf(this.#shown.archive));
+      this.panel.alert(`${this.archives[index].title} cannot be shown: ${error.message}`);
+    }
+  }
+
+  #replace(next, index, moving) {
     tell("archive", index ? next.archive.name : null);
+    this.panel.alert("");
     this.#describe(next);
-    this.map.setTerrain(null);
-    this.map.setStyle(this.#style(next), { diff: false });
+    this.#restyle(next);
     if (!moving) return;
-    if (next.around) this.map.jumpTo(next.around);
-    else this.map.fitBounds(next.box, { padding: this.#margins(), duration: 0, pitch: this.map.getPitch() });
+    if (next.around) this.map.jumpTo({ ...next.around, pitch: this.#pitch });
+    else this.map.fitBounds(next.box, { padding: this.#margins(), duration: 0, pitch: this.#pitch });
+  }
+
+  // Puts another style on the map. The pitch that was wished for stays wished for until the style is there.
+  #restyle(next) {
+    this.#pitch ??= this.map.getPitch();
+    if (this.#loaded) this.map.setTerrain(null);
+    this.#loaded = false;
+    this.map.setStyle(this.#style(next), { diff: false });
   }
 
   // Everything that is known of an archive, before it is drawn.
@@ -96,7 +118,9 @@ class Viewer {
 
   // Puts every value of the panel on a style that has just been loaded.
   #draw() {
+    this.#loaded = true;
     for (const name of ["hillshade", "colours", "lineage", "opacity", "terrain"]) this.#apply(name);
+    if (this.#pitch !== null) this.map.jumpTo({ pitch: this.#pitch });
     this.#moved();
   }
 
@@ -105,11 +129,18 @@ class Viewer {
     const { values } = this.panel;
     tell("show", SWITCHES.filter((one) => values[one]).join(",") || "nothing");
     for (const one of ["exaggeration", "opacity"]) tell(one, values[one] === DEFAULTS[one] ? null : values[one]);
-    if (name === "terrain") this.map.easeTo({ pitch: values.terrain ? 60 : 0, duration: 600 });
+    if (name === "terrain") this.#tilt(values.terrain ? 60 : 0);
     if (name === "colours") this.#colour();
   }
 
+  #tilt(pitch) {
+    this.map.stop();
+    this.#pitch = pitch;
+    if (this.#loaded) this.map.easeTo({ pitch, duration: 600 });
+  }
+
   #apply(name) {
+    if (!this.#loaded) return; // all of it is applied when the style arrives
     const { map } = this;
     const { values } = this.panel;
     if (name === "terrain" || name === "exaggeration") {
@@ -124,6 +155,7 @@ class Viewer {
   }
 
   #moved() {
+    if (this.#loaded) this.#pitch = null;
     const seen = this.map.getBounds();
     const north = Math.min(seen.getNorth(), 85);
     this.map.getSource("graticule")?.setData(graticule([seen.getWest(), Math.max(seen.getSouth(), -85), seen.getEast(), north]));
@@ -156,6 +188,13 @@ class Viewer {
     const rest = Math.min(innerWidth, innerHeight) * 0.05;
     return { top: beside ? rest : panel.bottom + rest, left: beside ? panel.right + rest : rest, right: rest + (beside ? 30 : 0), bottom: rest + 20 };
   }
+}
+
+// The view that a link holds as zoom/latitude/longitude/bearing/pitch, the last two only where they are not 0.
+function view(text) {
+  const [zoom, lat, lng, bearing = 0, pitch = 0] = (text ?? "").split("/").map(Number);
+  const known = [zoom, lat, lng, bearing, pitch].every(Number.isFinite) && Math.abs(lat) <= 90;
+  return text && known ? { center: [lng, lat], zoom, bearing, pitch } : null;
 }
 
 // The box that is seen as [west, south, east, north] in -180..180, west above east across the antimeridian.
