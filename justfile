@@ -1,6 +1,8 @@
 export DAGSTER_HOME := justfile_directory()
 export FUSI_STATE_DIR := justfile_directory() / "data/dagster"
 export FUSI_COMPUTE_LOGS := justfile_directory() / "data/logs"
+export FUSI_LAYERS_DIR := env("FUSI_LAYERS_DIR", justfile_directory() / "layers")
+export FUSI_LAYER_REGION := env("FUSI_LAYER_REGION", "36")
 python := justfile_directory() / ".venv/bin/python"
 
 # Show the recipes
@@ -36,6 +38,20 @@ dev: setup
 materialize: setup
     {{python}} examples/demo.py --sources-only
     {{python}} -m fusi_pipeline.defs.launch materialize
+
+# Make output/layers/demo.pmtiles through Dagster, without the UI: terrain, map, plan, regions, archive
+layer-demo: setup
+    {{python}} -m fusi_pipeline.defs.launch prepare
+    {{python}} examples/layer_demo.py
+
+# Bring layers from their maps to their archives in this shell, region by region in order
+layer-materialize *ARGS: setup
+    {{python}} -m fusi_pipeline.defs.launch prepare
+    {{python}} -m layer_generation.launch materialize {{ARGS}}
+
+# Ask the daemon for what is missing or failed of layers: [LAYER]... [--region KEY]... [--from-sources]
+layer-backfill *ARGS:
+    {{python}} -m layer_generation.launch backfill {{ARGS}}
 
 # Check style, types, import contracts and behaviour
 test: setup

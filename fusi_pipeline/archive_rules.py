@@ -9,6 +9,9 @@ from fusi_pipeline import lineage
 from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata
 
+_GREATEST_STEP_M = 1024.0
+"""A coarser vertical step is a slip: Everest would be nine of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceZooms:
@@ -38,8 +41,8 @@ class ArchiveRules:
     """Whether it states that its pixels hide no missing ones: no alpha then."""
     is_lineage: bool
     """Whether its pixels name sources instead of heights."""
-    picks: bool
-    """Whether it was merged by the largest or smallest height: the largest of means is no mean of largest."""
+    mode: str
+    """How it was merged, as `fusi merge --mode` names it; empty where it was not."""
     sources: Mapping[int, SourceZooms]
     """By index, of a merged archive; empty where it does not tell."""
     indices: frozenset[int]
@@ -55,6 +58,11 @@ class ArchiveRules:
         """Whether every parent is the mean of its children, missing pixels included."""
         return self.ours and not self.merged
 
+    @property
+    def picks(self) -> bool:
+        """Whether it was merged by largest or smallest height: the largest of means is no mean of largest."""
+        return self.mode in ("max", "min")
+
     def all_have(self, z: int) -> bool:
         """Tell whether every source of a merge has tiles of its own at a zoom."""
         return bool(self.sources) and all(one.has(z) for one in self.sources.values())
@@ -67,6 +75,10 @@ class ArchiveRules:
         """Tell whether pixels of a source obey the law between a zoom and the next, one by one."""
         one = self.sources.get(index)
         return one is not None and one.overviews in ("", "mean") and one.has(z) and one.has(z + 1)
+
+    def means(self, index: int, z: int) -> bool:
+        """Tell whether a source states that its pixels are means of those of the next zoom but for voids."""
+        return self.binds(index, z) and self.sources[index].overviews == "mean"
 
     @property
     def rounded_once(self) -> bool:
@@ -93,7 +105,7 @@ def rules_of(metadata: ArchiveMetadata) -> ArchiveRules:
         maxzoom=metadata.maxzoom,
         ours=extra.get("generator") == GENERATOR,
         merged="merge_mode" in extra,
-        picks=extra.get("merge_mode") in ("max", "min"),
+        mode=str(extra.get("merge_mode", "")),
         final="nodata" in extra,
         is_lineage=metadata.encoding == lineage.ENCODING,
         sources=_sources(extra.get("sources"), metadata),
@@ -121,5 +133,5 @@ def _steps(stated: object) -> dict[int, float]:
     return {
         int(z): float(step)
         for z, step in stated.items()
-        if str(z).isdigit() and isinstance(step, int | float) and 0 < step <= 1024
+        if str(z).isdigit() and isinstance(step, int | float) and 0 < step <= _GREATEST_STEP_M
     }

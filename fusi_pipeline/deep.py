@@ -34,8 +34,11 @@ _PLACES_PER_TASK = 4
 _LISTED = 25
 """Findings of one kind that are listed, the worst; the others are counted."""
 _DRIFT_SHARE = 0.8
-"""Of the bound, that the mean of all differences must not reach."""
+"""Of the bound, that the mean of all differences must not reach: only a shift of all pixels does."""
+_ODD_DRIFT_SHARE = 0.5
+"""Of the bound, beyond which the mean is a suspect: roundings cancel out over many pixels."""
 _LEAST_DRIFT_PX = 65536
+"""A quarter of a tile; the mean of fewer may be far off by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class ZoomFigures:
     """Pixels compared with the mean of their four children."""
     within: float | None
     """Share of them that are within the bound; None where none was compared."""
+    judged: int
+    """Pixels of parents that were held against their children not one by one, but as a whole by tile."""
+    not_compared: int
+    """Pixels of parents, over children with heights, that were held against nothing."""
     largest_m: float
     """Largest difference, absolute."""
     drift_m: float | None
@@ -73,6 +80,7 @@ class DeepResult:
     maximum_m: float = float("-inf")
     tallies: dict[int, ZoomTally] = field(default_factory=dict)
     winners: dict[int, int] = field(default_factory=dict)
+    ends: set[Tile] = field(default_factory=set)
     problems: Listing = field(default_factory=lambda: Listing())
     suspects: Listing = field(default_factory=lambda: Listing())
 
@@ -83,6 +91,7 @@ class DeepResult:
         self.maximum_m = max(self.maximum_m, answer.maximum_m)
         for z, tally in answer.tallies.items():
             self.tallies.setdefault(z, ZoomTally()).add(tally)
+        self.ends.update(answer.ends)
         for index, pixels in answer.winners.items():
             self.winners[index] = self.winners.get(index, 0) + pixels
         for finding in answer.findings:
@@ -148,6 +157,7 @@ def check_tiles(
         for _, answer in in_order(pool, f"{_WORKER}:check", work, workers * WINDOW_PER_WORKER):
             result.add(answer)
             yield Progress("check", min(result.tiles, total), total, "tiles")
+    _note_ends(result)
     _note_drift(result, rules, certain=rules.exact or (rules.ours and context.lineage is not None))
     return result
 
@@ -204,6 +214,8 @@ def figures(result: DeepResult, rules: ArchiveRules) -> tuple[ZoomFigures, ...]:
                 bound_m=bound,
                 compared=tally.compared,
                 within=tally.within / tally.compared if tally.compared else None,
+                judged=tally.judged,
+                not_compared=tally.not_compared,
                 largest_m=tally.largest_m,
                 drift_m=tally.total_m / tally.uneven if tally.uneven else None,
                 borders=tally.border_px,
@@ -212,6 +224,18 @@ def figures(result: DeepResult, rules: ArchiveRules) -> tuple[ZoomFigures, ...]:
             )
         )
     return tuple(found)
+
+
+def _note_ends(result: DeepResult) -> None:
+    """Note in one sentence the tiles that are lost, or beyond the edge of a source: it cannot be told."""
+    if not result.ends:
+        return
+    first = min(result.ends)
+    text = (
+        f"{len(result.ends)} tiles beside others may be missing, the first {first}: their parents have "
+        "heights there, which at the edge of a finer source is right"
+    )
+    result.suspects.add(Finding("missing", first, text, -1.0, suspect=True))
 
 
 def _note_drift(result: DeepResult, rules: ArchiveRules, *, certain: bool) -> None:
@@ -223,7 +247,7 @@ def _note_drift(result: DeepResult, rules: ArchiveRules, *, certain: bool) -> No
         tally = result.tallies[one.zoom]
         if one.drift_m is None or one.bound_m is None or tally.uneven < _LEAST_DRIFT_PX:
             continue
-        if abs(one.drift_m) <= one.bound_m / 2:
+        if abs(one.drift_m) <= one.bound_m * _ODD_DRIFT_SHARE:
             continue
         wrong = certain and abs(one.drift_m) > one.bound_m * _DRIFT_SHARE
         text = (

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from fusi_pipeline import tile_laws
 from fusi_pipeline.archive_rules import ArchiveRules
-from fusi_pipeline.findings import Finding, ZoomTally
-from fusi_pipeline.tile_laws import HALF_PX, Border, Likeness, Mask
+from fusi_pipeline.findings import Finding
+from fusi_pipeline.tile_laws import HALF_PX, Border, Mask
 from fusi_pipeline.tiles import grid, terrarium, webp
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_webp
@@ -25,10 +25,6 @@ from fusi_pipeline.tiles.resample import Heights
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = npt.NDArray[np.uint8]
-
-_LEAST_COMPARED = 1024
-_SLACK_M = 0.002
-"""What float32 cannot tell of heights on Earth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,149 +172,11 @@ def quarter_of(parent: npt.NDArray[Scalar], number: int) -> npt.NDArray[Scalar]:
     return parent[row : row + HALF_PX, col : col + HALF_PX]
 
 
-def family(
-    rules: ArchiveRules,
-    parent: tuple[Tile, TileView | None],
-    child: tuple[Tile, TileView | None],
-    number: int,
-    tally: ZoomTally,
-) -> list[Finding]:
-    """Compare a tile with one of its children; adds to the figures, returns what is wrong.
-
-    At least one of the two is there; `number` counts children NW, NE, SW, SE.
-    """
-    (tile, above), (child_tile, below) = parent, child
-    if above is None or below is None:
-        return _relative_missing(rules, tile, above, child_tile, number)
-    if above.heights is None or below.heights is None:
-        return []
-    quarter = quarter_of(above.heights, number)
-    missing = tile_laws.missing_differs(quarter, below.heights) if rules.exact else 0
-    if missing:
-        text = (
-            f"tile {tile}: {missing} pixels over its child {child_tile} are missing where the child has "
-            "heights, or have heights where it has none"
-        )
-        return [Finding("parent", tile, text, float(missing))]
-    bound = tile_laws.bound_m(rules.step_m(tile.z), rules.step_m(child_tile.z))
-    found = []
-    for position, (mask, strict) in enumerate(_masks(rules, tile.z, above, below, number)):
-        like = tile_laws.likeness(quarter, below.heights, bound, mask)
-        if position == 0:
-            _count(tally, like)
-        if _is_off(rules, tile.z, like, bound, strict):
-            certain = not strict or rules.rounded_once or like.largest_m > 2 * bound + _SLACK_M
-            found.append(_unlike(rules, tile, child_tile, number, like, bound, certain=certain))
-        elif not strict and like.compared >= _LEAST_COMPARED and _is_odd(rules, tile.z, like):
-            found.append(_unlike(rules, tile, child_tile, number, like, bound, certain=False))
-    return found
-
-
-def _count(tally: ZoomTally, like: Likeness) -> None:
-    tally.compared += like.compared
-    tally.within += like.within
-    tally.largest_m = max(tally.largest_m, like.largest_m)
-    tally.total_m += like.total_m
-    tally.uneven += like.uneven
-
-
-def _unlike(
-    rules: ArchiveRules, tile: Tile, child: Tile, number: int, like: Likeness, bound: float, *, certain: bool
-) -> Finding:
-    row, col = like.worst[0] + (number // 2) * HALF_PX, like.worst[1] + (number % 2) * HALF_PX
-    text = (
-        f"tile {tile}: {like.compared - like.within} of {like.compared} pixels are more than {bound:g} m "
-        f"from the mean of its child {child}, {like.largest_m:.6g} m at worst (at {place(tile, row, col)}), "
-        f"{like.shift_m:+.4g} m in the middle"
-    )
-    suspect = not (certain and rules.ours)
-    return Finding("likeness" if suspect else "parent", tile, text, like.largest_m, suspect=suspect)
-
-
-def _is_off(rules: ArchiveRules, z: int, like: Likeness, bound: float, strict: bool) -> bool:
-    """Tell whether parent and child disagree more than their kind of archive allows.
-
-    Without a law for each pixel a child is judged as a whole: where the middle of
-    the differences is beyond the bound, it is off if that is beyond what its own
-    relief explains, or if the differences are much alike, which makes a shift.
-    """
-    if strict:
-        return like.within < like.compared
-    if like.compared < _LEAST_COMPARED or like.median_m <= bound or rules.begins_at(z + 1):
-        return False
-    enlarged = rules.ends_at(z)
-    least = max(bound, 2 * like.spread_m, like.range_m / 4 if enlarged else 0)
-    return abs(like.shift_m) > least or like.median_m > like.range_m * (1 if enlarged else 0.5)
-
-
-def _is_odd(rules: ArchiveRules, z: int, like: Likeness) -> bool:
-    """Tell whether most pixels disagree where only those at the edge of a source have a reason to."""
-    expected = rules.ends_at(z) or rules.begins_at(z + 1) or rules.picks
-    return not expected and like.within < like.compared / 2
-
-
-def _masks(
-    rules: ArchiveRules, z: int, parent: TileView, child: TileView, number: int
-) -> list[tuple[Mask | None, bool]]:
-    """Return which pixels of a quarter to compare, None for all, and whether each has to obey the law.
-
-    With a lineage they are those of one source: strictly where it has tiles of
-    its own, loosely where it is enlarged. Without one, a child of 0 m may be a
-    missing one, which is no part of the mean.
-    """
-    if rules.exact:
-        return [(None, True)]
-    if not rules.merged or parent.heights is None or child.heights is None:
-        return [(None, False)]
-    if parent.sources is not None and child.sources is not None:
-        own = np.zeros(256, dtype=bool)
-        own[[index for index in rules.sources if rules.binds(index, z)]] = True
-        above = quarter_of(parent.sources, number)
-        pure = (above[..., 0] > 0) & (above[..., 1] == 0)
-        for row in (0, 1):
-            for col in (0, 1):
-                below = child.sources[row::2, col::2]
-                pure &= (below[..., 0] == above[..., 0]) & (below[..., 1] == 0)
-        by_itself = own[above[..., 0]]
-        return [(pure & by_itself, True), (pure & ~by_itself, False)]
-    zero = [child.heights[row::2, col::2] == 0 for row in (0, 1) for col in (0, 1)]
-    none, some = zero[0] & zero[1] & zero[2] & zero[3], zero[0] | zero[1] | zero[2] | zero[3]
-    known = ~some | (none & (quarter_of(parent.heights, number) != 0))
-    return [(known, len(rules.sources) == 1 and all(rules.binds(index, z) for index in rules.sources))]
-
-
-def _relative_missing(
-    rules: ArchiveRules, tile: Tile, parent: TileView | None, child_tile: Tile, number: int
-) -> list[Finding]:
-    """Return the finding for a parent without a child that it should have, or the other way round."""
-    if parent is None:
-        if not rules.reaches_up_to(tile.z):
-            return []
-        text = f"tile {tile} is missing, and its child {child_tile} is there"
-        return [Finding("parent", tile, text, 1e9)]
-    if parent.heights is None:
-        return []
-    quarter = quarter_of(parent.heights, number)
-    count = 0
-    if rules.exact:
-        count = tile_laws.missing_differs(quarter, None)
-    elif rules.merged and parent.sources is not None:
-        above = quarter_of(parent.sources, number)[..., 0]
-        own = [index for index, one in rules.sources.items() if one.has(tile.z) and one.has(child_tile.z)]
-        count = int(np.isin(above, own).sum())
-    elif rules.merged and rules.ours and rules.all_have(tile.z) and rules.all_have(child_tile.z):
-        count = int(np.count_nonzero(quarter))
-    if not count:
-        return []
-    text = f"tile {child_tile} is missing: {count} pixels of its parent {tile} have heights there"
-    return [Finding("parent", tile, text, 1e9)]
-
-
 def meeting(rules: ArchiveRules, first: TileView | None, second: TileView | None, side: str) -> Border | None:
     """Compare a tile with the one at its `right` or `bottom`; None where they cannot be compared.
 
     In a merged archive lines with pixels of 0 m, which may be missing, are left
-    out, and with a lineage those of several sources.
+    out, and with a lineage those whose pixels are not all from the same sources.
     """
     if first is None or second is None or first.heights is None or second.heights is None:
         return None
@@ -329,8 +187,8 @@ def meeting(rules: ArchiveRules, first: TileView | None, second: TileView | None
         around = np.concatenate(
             [tile_laws.edge(first.sources, side), tile_laws.edge(second.sources, other)], axis=1
         )
-        origin = around[..., 0]
-        mask = (origin == origin[:, :1]).all(axis=1) & (origin[:, 0] > 0) & (around[..., 1] == 0).all(axis=1)
+        origin = around[..., :2]
+        mask = (origin == origin[:, :1]).all(axis=(1, 2)) & (origin[:, 0, 0] > 0)
     elif rules.merged:
         zeros = np.concatenate([a, b], axis=1) == 0
         mask = ~zeros.any(axis=1) | zeros.all(axis=1)

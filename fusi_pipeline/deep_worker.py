@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
-from fusi_pipeline import deep_tile, tile_laws
+from fusi_pipeline import deep_family, deep_tile, tile_laws
 from fusi_pipeline.archive_rules import rules_of
 from fusi_pipeline.deep_tile import TileView, Trouble
 from fusi_pipeline.errors import ArchiveUnreadable
@@ -174,13 +175,25 @@ class _Desk:
         if self.rules.is_lineage:
             return
         parent = self.worker.view(tile)
-        for number, child_tile in enumerate(grid.children(tile)):
-            child = self.worker.view(child_tile)
+        children = [(one, self.worker.view(one)) for one in grid.children(tile)]
+        for number, (child_tile, child) in enumerate(children):
             if parent is None and child is None:
                 continue
-            self.answer.findings += deep_tile.family(
-                self.rules, (tile, parent), (child_tile, child), number, self.answer.tally(tile.z)
+            self.answer.findings += deep_family.family(
+                self.rules,
+                (tile, parent),
+                (child_tile, child),
+                number,
+                self.answer,
+                partial(self._around, child_tile, children),
             )
+
+    def _around(self, tile: Tile, siblings: list[tuple[Tile, TileView | None]]) -> list[tuple[str, TileView]]:
+        """Return the neighbours of a tile that there are, with their sides; none without any sibling."""
+        if all(view is None for _, view in siblings):
+            return []
+        found = [(side, self.worker.view(other)) for side, other in _neighbours(tile)]
+        return [(side, view) for side, view in found if view is not None]
 
     def meet(self, first: Tile, second: Tile, side: str) -> None:
         """Check how a tile and the one at its `right` or `bottom` meet."""

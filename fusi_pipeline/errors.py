@@ -157,8 +157,8 @@ class TileCorrupt(FusiError):
 
     def __init__(self, path: Path | str, tile: object, reason: str) -> None:
         super().__init__(
-            f"{path}: tile {tile} is corrupt: {reason}; make the archive again "
-            "(`fusi build NAME --overwrite` for one of fusi's) or replace the tile"
+            f"{path}: tile {tile} is corrupt: {reason}; make the archive again or fetch it again "
+            "(one that fusi built of a source: `fusi build NAME --overwrite`)"
         )
 
 

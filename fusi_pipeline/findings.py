@@ -59,6 +59,10 @@ class ZoomTally:
     """Pixels of parents that were compared with the mean of their children."""
     within: int = 0
     """Those that agree within the bound."""
+    judged: int = 0
+    """Pixels of parents that only all together were held against their children."""
+    not_compared: int = 0
+    """Pixels of parents, over children with heights, that were held against nothing."""
     largest_m: float = 0.0
     total_m: float = 0.0
     """Sum of parent less children where the children differ among each other."""
@@ -75,6 +79,8 @@ class ZoomTally:
         self.tiles += other.tiles
         self.compared += other.compared
         self.within += other.within
+        self.judged += other.judged
+        self.not_compared += other.not_compared
         self.largest_m = max(self.largest_m, other.largest_m)
         self.total_m += other.total_m
         self.uneven += other.uneven
@@ -94,6 +100,8 @@ class DeepAnswer:
     findings: list[Finding] = field(default_factory=list)
     tallies: dict[int, ZoomTally] = field(default_factory=dict)
     """By zoom."""
+    ends: list[Tile] = field(default_factory=list)
+    """Tiles that are not there beside others, where a finer source may end or a tile be lost."""
     winners: dict[int, int] = field(default_factory=dict)
     """Pixels in which a source has a part, by its index, where there is a lineage."""
 
@@ -112,6 +120,8 @@ ADVICE = {
     "the archive again (`fusi build NAME --overwrite`, then `fusi merge`)",
     "likeness": "parents that are unlike their children: where sources meet or are enlarged they may be "
     "right; a lineage (`fusi merge ... --lineage`) tells",
+    "missing": "tiles that may be lost: the edge of a finer source looks the same; a lineage "
+    "(`fusi merge ... --lineage`) tells",
     "border": "tiles that meet none of their neighbours: they are of another place or another height; look "
     "at them with `fusi tile`, and make the archive again",
     "lineage": "a lineage that does not fit: make both again by one `fusi merge ... --lineage`",

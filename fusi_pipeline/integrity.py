@@ -5,16 +5,18 @@ Looks into no picture. Sentences come without the archive's name.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from fusi_pipeline import lineage
-from fusi_pipeline.archive_rules import rules_of
+from fusi_pipeline.archive_rules import ArchiveRules, rules_of
 from fusi_pipeline.errors import ArchiveUnreadable
 from fusi_pipeline.progress import Progress
-from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles import grid, webp
 from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
@@ -26,6 +28,8 @@ _MARGIN_DEG = 1e-5
 """Bounds may end this close to the edge of a tile, on either side of it."""
 _MIB = 1 << 20
 _LISTED = 25
+_SQLITE = "SQLite: "
+_SQLITE_HEADER_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,18 @@ def kind_of(reader: TileReader) -> str:
     return "mbtiles" if isinstance(reader, MBTilesReader) else "pmtiles"
 
 
-def structure_problems(reader: TileReader) -> list[str]:
-    """Return what is wrong with the file, from its bytes."""
+def structure_problems(reader: TileReader, *, wholly: bool = False) -> list[str]:
+    """Return what is wrong with the file, from its bytes; `wholly` has SQLite look at its indices too.
+
+    Nothing else is asked of a file that SQLite itself finds damaged.
+    """
     if isinstance(reader, PMTilesReader):
         return problems(reader.path)
     assert isinstance(reader, MBTilesReader)
-    found = []
-    trouble = reader.integrity_problem()
+    found = _page_problems(reader.path)
+    trouble = reader.integrity_problem(indices=wholly)
     if trouble:
-        found.append(f"SQLite: {trouble}")
+        return [*found, f"{_SQLITE}{trouble}"]
     for suffix in ("-wal", "-shm"):
         if reader.path.with_name(reader.path.name + suffix).exists():
             found.append(f"{reader.path.name}{suffix} is left beside it: it was not finished")
@@ -64,6 +71,31 @@ def structure_problems(reader: TileReader) -> list[str]:
         if recorded != held:
             found.append(f"the ledger accounts for {recorded} tiles, the archive holds {held}")
     return found
+
+
+def _page_problems(path: Path) -> list[str]:
+    """Return where a SQLite file has not the pages that its header counts.
+
+    Source: SQLite database file format, sections 1.3.2 (page size) and 1.3.8 (in-header size).
+    """
+    with path.open("rb") as file:
+        start = file.read(_SQLITE_HEADER_BYTES)
+    if len(start) < _SQLITE_HEADER_BYTES:
+        return []
+    (page_bytes,) = struct.unpack_from(">H", start, 16)
+    changes, pages = struct.unpack_from(">II", start, 24)
+    (counted_at,) = struct.unpack_from(">I", start, 92)
+    if not pages or changes != counted_at:
+        return []
+    wanted, size = pages * (page_bytes if page_bytes > 1 else 65536), path.stat().st_size
+    if size > wanted:
+        return [f"{size - wanted} bytes behind the last page belong to nothing"]
+    return [f"it is cut short: it has {size} bytes of {wanted}"] if size < wanted else []
+
+
+def is_readable(found: list[str]) -> bool:
+    """Tell whether the problems of a file's structure leave it worth asking for tiles."""
+    return not any(one.startswith(_SQLITE) for one in found)
 
 
 def counts_of(reader: TileReader, found: list[str]) -> dict[int, int]:
@@ -94,14 +126,27 @@ def metadata_problems(reader: TileReader, counts: dict[int, int]) -> list[str]:
     gaps = sorted(set(range(min(counts), max(counts) + 1)) - set(counts))
     if gaps:
         found.append(f"no tile at zoom {', '.join(str(z) for z in gaps)}")
+    size = _tile_px(reader, min(counts))
+    if size and metadata.tile_size and metadata.tile_size != size:
+        found.append(f"metadata states tiles of {metadata.tile_size} px, they have {size}")
     return found
 
 
-def place_problems(reader: TileReader, counts: dict[int, int]) -> tuple[list[str], bool]:
-    """Return where tiles and stated bounds do not agree, and whether that is certain to be wrong.
+def _tile_px(reader: TileReader, z: int) -> int:
+    """Return the width of a tile of a zoom by what its file says, 0 where none tells."""
+    for x, y in reader.coordinates(z)[:1].tolist():
+        try:
+            return webp.facts(reader.read(Tile(z, x, y)) or b"").width
+        except (webp.WebPInvalid, ArchiveUnreadable):
+            return 0
+    return 0
 
-    Every tile has to touch the bounds. In an archive of one source that fusi
-    built they also reach as far as the tiles of the lowest zoom.
+
+def place_problems(reader: TileReader, counts: dict[int, int]) -> tuple[list[str], list[str]]:
+    """Return where tiles and stated bounds do not agree: problems, and suspects.
+
+    Every tile has to touch the bounds, and the bounds reach no farther than the
+    tiles; that is certain only in an archive that fusi made of whole sources.
     """
     metadata, rules = reader.metadata, rules_of(reader.metadata)
     found = []
@@ -109,11 +154,24 @@ def place_problems(reader: TileReader, counts: dict[int, int]) -> tuple[list[str
         outside = _outside(metadata, z, reader)
         if outside:
             found.append(f"{outside} tiles of zoom {z} lie outside the bounds {metadata.bounds}")
-    if rules.exact and counts and not found:
-        short = _short(metadata, min(counts), reader)
-        if short:
-            found.append(f"the bounds {metadata.bounds} reach beyond the tiles, to the {', '.join(short)}")
-    return found, rules.exact
+    if found or not counts:
+        return found, []
+    if rules.exact and (short := _beyond(metadata, [min(counts)], reader, 0)):
+        return [f"the bounds {metadata.bounds} reach beyond the tiles, to the {', '.join(short)}"], []
+    if rules.is_lineage or not (far := _beyond(metadata, _reaching(rules, counts), reader, max(counts))):
+        return [], []
+    text = (
+        f"the bounds {metadata.bounds} reach more than a tile of zoom {max(counts)} beyond the tiles, to the "
+        f"{', '.join(far)}"
+    )
+    whole = rules.exact or (rules.ours and all(one.overviews == "mean" for one in rules.sources.values()))
+    return ([text], []) if whole else ([], [text])
+
+
+def _reaching(rules: ArchiveRules, counts: dict[int, int]) -> list[int]:
+    """Return the zooms whose tiles together reach as far as every source of an archive."""
+    first = min((one.maxzoom for one in rules.sources.values()), default=max(counts))
+    return [z for z in counts if z >= first] or [max(counts)]
 
 
 def _outside(metadata: ArchiveMetadata, z: int, reader: TileReader) -> int:
@@ -134,19 +192,32 @@ def _outside(metadata: ArchiveMetadata, z: int, reader: TileReader) -> int:
     return int(np.count_nonzero(~inside))
 
 
-def _short(metadata: ArchiveMetadata, z: int, reader: TileReader) -> list[str]:
-    """Return the directions in which the bounds reach farther than the tiles of a zoom."""
-    box = metadata.bounds
-    coordinates = reader.coordinates(z)
-    (left, top), (right, bottom) = coordinates.min(axis=0).tolist(), coordinates.max(axis=0).tolist()
-    north_west, south_east = grid.bounds(Tile(z, left, top)), grid.bounds(Tile(z, right, bottom))
+def _beyond(metadata: ArchiveMetadata, zooms: list[int], reader: TileReader, margin: int) -> list[str]:
+    """Return the directions in which the bounds reach farther than the tiles of some zooms.
+
+    Farther by a tile of zoom `margin`, or at all where that is 0.
+    """
+    box, limit = metadata.bounds, grid.bounds(Tile(0, 0, 0))
+    west, south, east, north = 180.0, 90.0, -180.0, -90.0
+    for z in zooms:
+        coordinates, step = reader.coordinates(z).astype(np.int64), 0
+        if margin:
+            coordinates, step = coordinates << (margin - z), 1
+        side = (1 << (margin or z)) - 1
+        (left, top), (right, bottom) = coordinates.min(axis=0).tolist(), coordinates.max(axis=0).tolist()
+        if margin:
+            right, bottom = right + (1 << (margin - z)) - 1, bottom + (1 << (margin - z)) - 1
+        first = grid.bounds(Tile(margin or z, max(left - step, 0), max(top - step, 0)))
+        last = grid.bounds(Tile(margin or z, min(right + step, side), min(bottom + step, side)))
+        west, north = min(west, first.west), max(north, first.north)
+        east, south = max(east, last.east), min(south, last.south)
     beyond = {
-        "south": box.south < south_east.south - _MARGIN_DEG,
-        "north": box.north > north_west.north + _MARGIN_DEG,
+        "south": max(box.south, limit.south) < south - _MARGIN_DEG,
+        "north": min(box.north, limit.north) > north + _MARGIN_DEG,
     }
     if box.west <= box.east:
-        beyond["west"] = box.west < north_west.west - _MARGIN_DEG
-        beyond["east"] = box.east > south_east.east + _MARGIN_DEG
+        beyond["west"] = box.west < west - _MARGIN_DEG
+        beyond["east"] = box.east > east + _MARGIN_DEG
     return [name for name, far in beyond.items() if far]
 
 
@@ -169,7 +240,7 @@ def check_seal(reader: TileReader) -> Generator[Progress, None, Seal]:
 
 
 def _check_ledger(reader: MBTilesReader) -> Generator[Progress, None, Seal]:
-    """Compare every tile of an MBTiles with the hash that its ledger has of it."""
+    """Compare every tile of an MBTiles with the hash that its ledger has of it, then its rows with theirs."""
     if not reader.has_ledger:
         return Seal("not stated")
     total, done = sum(reader.counts().values()), 0
@@ -185,6 +256,10 @@ def _check_ledger(reader: MBTilesReader) -> Generator[Progress, None, Seal]:
             found.append(f"tile {tile} is not what was written: its hash is not the one in the ledger")
     if done != total:
         found.append(f"the ledger has hashes of {done} tiles, the archive holds {total}")
+    if not found:
+        torn = sum(not sound for sound in reader.sound_blocks())
+        if torn:
+            found.append(f"{torn} rows of the ledger are not what was written: their checksums do not hold")
     if len(found) > _LISTED:
         found[_LISTED:] = [f"and {len(found) - _LISTED} more of this kind that are not listed"]
     return Seal("broken", tuple(found)) if found else Seal("holds")

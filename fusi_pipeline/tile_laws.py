@@ -28,6 +28,14 @@ _DEVIATIONS = 1.4826
 _LEAST_ROWS = 64
 _CORRELATED_PX = 16
 """Pixels along a border that tell no more than one: terrain is alike over some distance."""
+_BLEND_MARGIN = 1.5
+"""On top of what the shares explain: the sources are not everywhere equally far apart."""
+_BLEND_BLOCK_PX = 16
+"""Far enough to level out relief, near enough for the sources to lie apart to the same side."""
+_SHARE_STEP = 1 / 255
+"""What shares are rounded to."""
+_ROUNDED_BEND = 1.0
+"""Of a vertical step: twice what rounding makes of the bends of a straight line."""
 _SPIKE_FLOOR_M = 25.0
 _SPIKE_SCALES = 10.0
 _SPIKE_REACH = 2
@@ -102,6 +110,72 @@ def likeness(quarter: Heights, child: Heights, bound: float, mask: Mask | None =
         spread_m=_DEVIATIONS * float(np.median(np.abs(difference - shift))),
         range_m=float(np.median(ranges)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Straying:
+    """How far a quarter of a parent lies outside what its child has there, over the pixels of one kind."""
+
+    pixels: int
+    beyond_m: float
+    """Median of how far parents lie below the least or above the greatest of their four children."""
+    shift_m: float
+    """Median of parent less mean of the children."""
+    range_m: float
+    """Median of highest less lowest child."""
+    largest_m: float
+    """Largest difference from the mean, absolute."""
+    worst: tuple[int, int]
+    """(row, column) in the quarter where it is."""
+
+
+def straying(quarter: Heights, child: Heights, mask: Mask) -> Straying | None:
+    """Measure how far parents, shape (256, 256), lie outside the range of their children, shape (512, 512).
+
+    Looks at the pixels that `mask` allows and both have; None where there are none.
+    """
+    low, high = _square_limits(child)
+    looked_at = mask & np.isfinite(quarter) & np.isfinite(low)
+    rows, cols = np.nonzero(looked_at)
+    if not len(rows):
+        return None
+    parents = quarter[looked_at].astype(np.float64)
+    least, most = low[looked_at], high[looked_at]
+    difference = parents - halve(child)[looked_at]
+    worst = int(np.argmax(np.abs(difference)))
+    return Straying(
+        pixels=len(rows),
+        beyond_m=float(np.median(np.maximum(np.maximum(least - parents, parents - most), 0))),
+        shift_m=float(np.median(difference)),
+        range_m=float(np.median(most - least)),
+        largest_m=float(np.abs(difference[worst])),
+        worst=(int(rows[worst]), int(cols[worst])),
+    )
+
+
+def blend_slack_m(child: Heights, above: Heights, below: Heights, mask: Mask) -> float:
+    """Return how far parents may lie from their children because both blend two sources in other shares.
+
+    `above`, shape (256, 256), and `below`, shape (512, 512), are the second
+    source's shares, 0..1, for parents and the heights `child`; 0 where only the
+    first counts. How far the sources lie apart follows, in blocks of 16 x 16, from
+    how heights and shares change together within 2 x 2 pixels; slopes along the
+    band make that too large rather than too small.
+    """
+    mean_m, mean_share = halve(child), halve(below)
+    rows, cols = np.nonzero(mask & np.isfinite(mean_m))
+    if not len(rows):
+        return 0.0
+    blocks = rows // _BLEND_BLOCK_PX * HALF_PX + cols // _BLEND_BLOCK_PX
+    along, squares = np.zeros(len(rows)), 0.0
+    for row in (0, 1):
+        for col in (0, 1):
+            rise_m = np.nan_to_num(child[row::2, col::2][rows, cols] - mean_m[rows, cols])
+            change = (below[row::2, col::2] - mean_share)[rows, cols].astype(np.float64)
+            along += rise_m * change
+            squares += float(change @ change)
+    apart_m = float(np.abs(np.bincount(blocks, along)).sum()) / squares if squares else 0.0
+    return _BLEND_MARGIN * apart_m * float(np.abs((above - mean_share)[rows, cols]).mean() + _SHARE_STEP)
 
 
 def _square_limits(heights: Heights) -> tuple[Heights, Heights]:
@@ -182,6 +256,18 @@ def edge(pixels: npt.NDArray[Scalar], side: str) -> npt.NDArray[Scalar]:
             return pixels[:STRIP_PX].swapaxes(0, 1)
         case _:
             return pixels[: -STRIP_PX - 1 : -1].swapaxes(0, 1)
+
+
+def is_detailed(line: Heights, step_m: float) -> bool:
+    """Tell whether a line of pixels, shape (n,), has more detail than one enlarged bilinearly.
+
+    Enlarged by a power of two, the step across the middle of each coarse pixel
+    is the mean of the steps beside it, at every second pixel or more. False also
+    where the line is too straight to tell.
+    """
+    steps = np.diff(line.astype(np.float64))
+    bends = np.abs(steps[1:-1] - (steps[:-2] + steps[2:]) / 2)
+    return bool(min(np.median(bends[::2]), np.median(bends[1::2])) > _ROUNDED_BEND * step_m)
 
 
 def beyond_earth(heights: Heights) -> Mask:

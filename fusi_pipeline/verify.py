@@ -78,8 +78,9 @@ def verify(path: Path, *, sample: int = 1000) -> Generator[Progress, None, Verif
     """
     with _text_of(path), open_archive(path) as reader:
         found = structure_problems(reader)
-        counts = counts_of(reader, found)
-        found.extend(metadata_problems(reader, counts))
+        counts = counts_of(reader, found) if integrity.is_readable(found) else {}
+        if counts or not found:
+            found.extend(metadata_problems(reader, counts))
         total = sum(counts.values())
         stride = max(1, total // sample) if sample else 1
         wanted = len(range(0, total, stride))
@@ -125,7 +126,12 @@ def verify_deep(
         reader = stack.enter_context(open_archive(path))
         beside = lineage_check.lineage_for(path, reader.metadata, lineage, check.suspects)
         sources = stack.enter_context(lineage_files.open_lineage(beside)) if beside else None
-        yield from check.run(reader, sources)
+        try:
+            yield from check.run(reader, sources)
+        except ArchiveUnreadable as error:
+            if not check.problems:
+                raise
+            check.problems.append(f"nothing else was checked: {error}")
         return check.report(reader, beside)
 
 
@@ -165,15 +171,20 @@ class _Deep:
         self.opinion = _second_opinion(self.path, kind_of(reader), self.problems)
 
     def _file(self, reader: TileReader, prefix: str) -> Generator[Progress, None, str]:
-        """Check one archive as a whole; return what became of its digests."""
-        found = structure_problems(reader)
+        """Check one archive as a whole; return what became of its digests.
+
+        Raises ArchiveUnreadable where SQLite finds it damaged, which is noted.
+        """
+        found = structure_problems(reader, wholly=True)
+        self.problems += [f"{prefix}{text}" for text in found]
+        if not integrity.is_readable(found):
+            raise ArchiveUnreadable(reader.path, "SQLite finds it damaged")
+        found = []
         counts = counts_of(reader, found)
         found += metadata_problems(reader, counts)
-        misplaced, certain = integrity.place_problems(reader, counts)
-        if certain:
-            found += misplaced
-        else:
-            self.suspects += [f"{prefix}{text}" for text in misplaced]
+        misplaced, doubtful = integrity.place_problems(reader, counts)
+        found += misplaced
+        self.suspects += [f"{prefix}{text}" for text in doubtful]
         verdict = "not checked"
         if not self.sample:
             seal = yield from check_seal(reader)

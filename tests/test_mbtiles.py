@@ -242,18 +242,6 @@ def test_zooms_that_are_not_stated_are_taken_from_the_tiles(path: Path) -> None:
         assert reader.read(Tile(3, 4, 7 - 5)) == b"a"
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [{"bounds": "everywhere"}, {"bounds": "1,2,3"}, {"minzoom": "low", "maxzoom": "5"}, {"tileSize": "big"}],
-)
-def test_malformed_metadata_is_named(path: Path, metadata: dict[str, str]) -> None:
-    with (
-        MBTilesReader(foreign(path, metadata)) as reader,
-        pytest.raises(ArchiveUnreadable, match="malformed"),
-    ):
-        _ = reader.metadata
-
-
 def test_what_is_no_mbtiles_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveMissing):
         MBTilesReader(tmp_path / "none.mbtiles")

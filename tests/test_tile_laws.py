@@ -18,7 +18,7 @@ from fusi_pipeline import tile_laws
 from fusi_pipeline.overview import encode_tile
 from fusi_pipeline.tiles import terrarium, webp
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
-from fusi_pipeline.tiles.resample import halve
+from fusi_pipeline.tiles.resample import enlarge, halve
 from tests import rasters
 
 Heights = npt.NDArray[np.float32]
@@ -69,6 +69,58 @@ def test_a_parent_off_by_more_than_the_bound_is_told_by_how_much_and_where() -> 
     assert moved.spread_m < 0.01
     assert moved.total_m / moved.uneven == pytest.approx(5, abs=0.01)
     assert tile_laws.likeness(quarter, child, 0.5, np.zeros((256, 256), dtype=bool)).compared == 0
+
+
+ALL = np.ones((256, 256), dtype=bool)
+
+
+def test_what_lies_within_its_children_does_not_stray() -> None:
+    child = ground()[:SIZE, :SIZE]
+    least, most = (
+        function([child[row::2, col::2] for row in (0, 1) for col in (0, 1)])
+        for function in (np.minimum.reduce, np.maximum.reduce)
+    )
+    for quarter in (least, most, halve(child)):
+        stray = tile_laws.straying(quarter, child, ALL)
+        assert stray is not None
+        assert (stray.pixels, stray.beyond_m) == (256**2, 0)
+    stray = tile_laws.straying(most + np.float32(30), child, ALL)
+    assert stray is not None
+    assert stray.beyond_m == pytest.approx(30, abs=1e-3)
+    assert stray.shift_m > 30
+    assert tile_laws.straying(most, child, ~ALL) is None
+    assert tile_laws.straying(most, np.full_like(child, np.nan), ALL) is None
+
+
+@given(apart_m=st.floats(5, 200), width_px=st.integers(20, 400), late_px=st.floats(0, 1.5))
+@settings(deadline=None, max_examples=20)
+def test_shares_that_differ_explain_the_heights_that_differ(
+    apart_m: float, width_px: int, late_px: float
+) -> None:
+    """Two level sources blended along a band, which begins a little later in the parent."""
+
+    def share(columns: npt.NDArray[np.float64]) -> Heights:
+        t = np.clip(columns / width_px, 0, 1)
+        return np.broadcast_to((1 - t * t * (3 - 2 * t)).astype(np.float32), (len(columns), len(columns)))
+
+    below = share(np.arange(SIZE) + 0.5)
+    above = share(2 * np.arange(256) + 1 - late_px)
+    child, quarter = (np.float32(100) - np.float32(apart_m) * one for one in (below, above))
+    band = ALL & (np.arange(256) < width_px // 2)
+    slack = tile_laws.blend_slack_m(child, above, below, band)
+    assert slack >= np.median(np.abs(quarter - halve(child))[band]) - 1e-3
+    assert slack <= apart_m * (2 * late_px / width_px * 1.5 + 0.02)
+    assert tile_laws.blend_slack_m(child, above, below, ~ALL) == 0
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 5])
+def test_detail_is_told_from_what_was_enlarged(levels: int) -> None:
+    rough = np.random.default_rng(7).normal(500, 60, (64, 64)).astype(np.float32)
+    enlarged = enlarge(rough, 1 << levels, 8, 8, min(SIZE, 40 << levels), "bilinear")
+    for line in (enlarged[3], enlarged[:, 9]):
+        assert not tile_laws.is_detailed(np.round(line / 0.25) * np.float32(0.25), 0.25)
+    assert tile_laws.is_detailed(np.random.default_rng(8).normal(500, 3, SIZE).astype(np.float32), 0.25)
+    assert not tile_laws.is_detailed(np.arange(SIZE, dtype=np.float32) * 7, 0.25)
 
 
 def test_missing_pixels_are_those_of_all_four_children() -> None:

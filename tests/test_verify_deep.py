@@ -22,9 +22,10 @@ from PIL import Image
 from fusi_pipeline import lineage
 from fusi_pipeline.cli import cli
 from fusi_pipeline.deep import blocks
-from fusi_pipeline.errors import ArchiveMissing, ArchiveUnsuitable, UsageError
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnsuitable, FusiError, UsageError
 from fusi_pipeline.overview import encode_tile, pyramid
 from fusi_pipeline.progress import Progress
+from fusi_pipeline.publish import merge_archives
 from fusi_pipeline.settings import settings_from
 from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
@@ -281,22 +282,7 @@ def test_a_changed_byte_anywhere_is_a_problem(tmp_path: Path, tiles: Tiles) -> N
 
 
 def test_an_archive_without_digests_says_so(tmp_path: Path, tiles: Tiles) -> None:
-    import pmtiles.writer
-    from pmtiles import tile as oracle
-
-    path = tmp_path / "theirs.pmtiles"
-    with path.open("wb") as file:
-        writer: Any = getattr(pmtiles.writer, "Writer")(file)  # noqa: B009
-        for tile in sorted(tiles, key=lambda one: oracle.zxy_to_tileid(one.z, one.x, one.y)):
-            writer.write_tile(oracle.zxy_to_tileid(tile.z, tile.x, tile.y), tiles[tile])
-        west, south, east, north = (
-            round(value * 1e7)
-            for value in (lambda box: (box.west, box.south, box.east, box.north))(grid.bounds(BLOCK))
-        )
-        corners = {"min_lon_e7": west, "min_lat_e7": south, "max_lon_e7": east, "max_lat_e7": north}
-        facts = {"tile_type": oracle.TileType.WEBP, "tile_compression": oracle.Compression.NONE}
-        center = {"center_zoom": TOP, "center_lon_e7": west, "center_lat_e7": south}
-        writer.finalize({**facts, **corners, **center}, {"encoding": "terrarium"})
+    path = theirs(tmp_path / "theirs.pmtiles", tiles, {}, {})
     report = deep(path)
     assert (report.problems, report.suspects) == ((), ())
     assert report.deep is not None
@@ -482,6 +468,270 @@ def test_a_lineage_that_is_none_is_refused(pair: tuple[Path, Path], tmp_path: Pa
         deep(pair[0], lineage=pair[0])
     with pytest.raises(UsageError, match="is a lineage archive itself"):
         deep(pair[1], lineage=pair[1])
+
+
+# -- every pixel of a merge is judged by something
+
+MODES = {"priority": 0.0, "max": 0.0, "min": 0.0, "mean": 0.0, "feather": 1500.0}
+PARENT = Tile(TOP - 1, BLOCK.x * 2 + 1, BLOCK.y * 2)
+"""Over the hole of the first source, with blended pixels around it."""
+
+
+@pytest.fixture(scope="module")
+def merges(ground: Heights, tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two sources over each other, merged in every mode, each with its lineage `MODE_l.pmtiles` beside it."""
+    folder = tmp_path_factory.mktemp("merges")
+    rows, cols = np.mgrid[:SIDE, :SIDE]
+    other = np.nan_to_num(ground, nan=800) + np.float32(20) * np.sin(rows / 9 + cols / 14).astype(np.float32)
+    other[-300:] = np.nan
+    inputs = (
+        write(folder / "one.pmtiles", tiles),
+        write(folder / "two.pmtiles", dict(pyramid(other + 4, BLOCK, TOP, BLOCK.z)[0])),
+    )
+    found = {}
+    for mode, feather_m in MODES.items():
+        found[mode] = folder / f"{mode}.pmtiles"
+        work = merge_archives(
+            inputs, found[mode], settings_from({"FUSI_WORKERS": "1"}), mode=mode, feather_m=feather_m,
+            lineage_output=folder / f"{mode}_l.pmtiles",
+        )  # fmt: skip
+        finish(work)
+    return found
+
+
+def lineage_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_l.pmtiles")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sound_merge_has_no_problem_in_any_mode(merges: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    report = deep(merges[mode])
+    assert report.problems == ()
+    assert [one for one in report.suspects if "from what is around it" not in one] == []
+    assert report.deep is not None
+    for one in report.deep.zooms[:-1]:
+        assert one.within == 1
+        assert one.not_compared < 256
+        assert one.compared + one.judged > 150_000
+    alone = tmp_path / "alone.pmtiles"
+    shutil.copyfile(merges[mode], alone)
+    assert deep(alone).sound
+
+
+def blended(path: Path, tile: Tile) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a tile are of several sources, or over such; all where no mode blends."""
+    with open_archive(lineage_of(path)) as reader:
+        data = reader.read(tile)
+    assert data is not None
+    second = decode_webp(data)[..., 1] > 0
+    return second if second.any() else np.ones_like(second)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value_m", [100.0, None])
+def test_a_wrong_tile_is_found_in_every_mode(
+    merges: dict[str, Path], tmp_path: Path, mode: str, value_m: float | None
+) -> None:
+    """Blended pixels 100 m too high, or 0 m: nothing else of the tile is changed."""
+    wrong = blended(merges[mode], PARENT)
+
+    def change(held: Tiles) -> Tiles:
+        heights = heights_of(held, PARENT)
+        heights[wrong] = 0 if value_m is None else heights[wrong] + value_m
+        return {PARENT: encoded(heights, PARENT.z)}
+
+    report = deep(changed(merges[mode], tmp_path / "t.pmtiles", change), lineage=lineage_of(merges[mode]))
+    assert any(one.startswith(f"tile {PARENT}: ") for one in report.problems), report.problems
+
+
+def test_a_mean_of_two_sources_obeys_the_law_pixel_by_pixel(merges: dict[str, Path], tmp_path: Path) -> None:
+    def change(held: Tiles) -> Tiles:
+        heights = heights_of(held, ABOVE)
+        heights[40, 50] += 4
+        return {ABOVE: encoded(heights, ABOVE.z)}
+
+    path = changed(merges["mean"], tmp_path / "t.pmtiles", change)
+    (problem,) = deep(path, lineage=lineage_of(merges["mean"])).problems
+    assert problem.startswith(f"tile {ABOVE}: 1 of 65536 pixels")
+
+
+def test_borders_are_looked_at_where_sources_are_blended(merges: dict[str, Path], tmp_path: Path) -> None:
+    path = changed(
+        merges["mean"],
+        tmp_path / "t.pmtiles",
+        lambda held: {BASE: encoded(heights_of(held, BASE) + 40, TOP)},
+    )
+    report = deep(path, lineage=lineage_of(merges["mean"]))
+    assert sum(str(BASE) in one and "step across" in one for one in report.suspects) == 4
+
+
+def test_pixels_missing_against_the_lineage_of_their_children_are_found(
+    merges: dict[str, Path], tmp_path: Path
+) -> None:
+    def hollow(held: Tiles) -> Tiles:
+        pixels = decode_webp(held[ABOVE]).copy()
+        is_terrain = pixels[0, 0, 0] >= 128
+        pixels[10:20, 10:20] = (128, 0, 0) if is_terrain else 0  # 0 m, and no source
+        return {ABOVE: encode_webp(pixels)}
+
+    path = changed(merges["priority"], tmp_path / "t.pmtiles", hollow)
+    beside = changed(lineage_of(merges["priority"]), tmp_path / "l.pmtiles", hollow)
+    report = deep(path, lineage=beside)
+    assert any(f"tile {ABOVE}: 100 pixels over its child" in one for one in report.problems)
+
+
+@pytest.mark.parametrize("lost", [BASE, Tile(TOP, BLOCK.x * 4 + 3, BLOCK.y * 4)])
+def test_a_base_tile_lost_from_a_merge_without_lineage_is_suspected(
+    tmp_path: Path, ground: Heights, lost: Tile
+) -> None:
+    solid = dict(pyramid(np.nan_to_num(ground, nan=700), BLOCK, TOP, BLOCK.z)[0])
+    sources = [
+        {"index": 1, "name": "fine", "minzoom": BLOCK.z, "maxzoom": TOP},
+        {"index": 2, "name": "coarse", "minzoom": BLOCK.z, "maxzoom": TOP - 1},
+    ]
+    about = metadata(merge_mode="priority", nodata="0 m", sources=sources)
+    assert deep(write(tmp_path / "a.pmtiles", solid, about)).suspects == ()
+    report = deep(write(tmp_path / "a.pmtiles", {one: solid[one] for one in solid if one != lost}, about))
+    assert report.sound
+    assert any(str(lost) in one and "may be missing" in one for one in report.suspects)
+
+
+def test_a_hole_in_the_tiles_of_a_merge_is_suspected_by_its_place(tmp_path: Path, ground: Heights) -> None:
+    """Where neighbours have detail up to their border a tile is named, even at the edge of all."""
+    rough = ground + np.random.default_rng(3).normal(0, 9, ground.shape).astype(np.float32)
+    solid = dict(pyramid(np.nan_to_num(rough, nan=700), BLOCK, TOP, BLOCK.z)[0])
+    zooms = {"minzoom": BLOCK.z, "maxzoom": TOP - 1}
+    about = metadata(merge_mode="priority", nodata="0 m", sources=[{"index": 1, "name": "coarse", **zooms}])
+    corner = Tile(TOP, BLOCK.x * 4 + 3, BLOCK.y * 4 + 3)
+    report = deep(write(tmp_path / "a.pmtiles", {one: solid[one] for one in solid if one != corner}, about))
+    assert any(
+        one.startswith(f"tile {corner} may be missing") and "2 of them end in detail" in one
+        for one in report.suspects
+    )
+
+
+# -- header, metadata and tiles agree, whoever wrote them
+
+
+def theirs(path: Path, tiles: Tiles, header: Mapping[str, object], document: Mapping[str, object]) -> Path:
+    """Write an archive as other programs do: without digests."""
+    import pmtiles.writer
+    from pmtiles import tile as oracle
+
+    west, south, east, north = (
+        round(value * 1e7)
+        for value in (lambda box: (box.west, box.south, box.east, box.north))(grid.bounds(BLOCK))
+    )
+    facts: dict[str, object] = {
+        "tile_type": oracle.TileType.WEBP, "tile_compression": oracle.Compression.NONE,
+        "min_lon_e7": west, "min_lat_e7": south, "max_lon_e7": east, "max_lat_e7": north,
+        "center_zoom": TOP, "center_lon_e7": (west + east) // 2, "center_lat_e7": (south + north) // 2,
+    }  # fmt: skip
+    with path.open("wb") as file:
+        writer: Any = getattr(pmtiles.writer, "Writer")(file)  # noqa: B009
+        for tile in sorted(tiles, key=lambda one: oracle.zxy_to_tileid(one.z, one.x, one.y)):
+            writer.write_tile(oracle.zxy_to_tileid(tile.z, tile.x, tile.y), tiles[tile])
+        writer.finalize({**facts, **header}, {"encoding": "terrarium", **document})
+    return path
+
+
+BOX = grid.bounds(BLOCK)
+FAR = [BOX.west, BOX.south, BOX.east + 3, BOX.north]
+AGREEING: dict[str, object] = {
+    "minzoom": str(BLOCK.z), "maxzoom": TOP, "format": "webp", "tileSize": 512,
+    "bounds": f"{BOX.west:.6f},{BOX.south:.6f},{BOX.east:.6f},{BOX.north:.6f}",
+}  # fmt: skip
+
+
+def test_an_archive_of_others_may_say_the_same_twice(tmp_path: Path, tiles: Tiles) -> None:
+    report = deep(theirs(tmp_path / "a.pmtiles", tiles, {}, AGREEING))
+    assert (report.problems, report.suspects) == ((), ())
+    unset = {"center_zoom": 0, "center_lon_e7": 0, "center_lat_e7": 0}
+    problems = deep(theirs(tmp_path / "a.pmtiles", tiles, unset, {})).problems
+    assert problems == ("the centre has the zoom 0, which is not between the others",)
+
+
+@pytest.mark.parametrize(
+    ("header", "document", "sentence"),
+    [
+        ({}, {"minzoom": 3}, "for the lowest zoom, the metadata 3"),
+        ({}, {"maxzoom": "14"}, "for the highest zoom, the metadata 14"),
+        ({}, {"bounds": FAR}, "for the bounds, the metadata"),
+        ({}, {"bounds": "everywhere"}, "for the bounds, the metadata everywhere"),
+        ({}, {"center": [1.0, 2.0, TOP]}, "for the centre, the metadata"),
+        ({}, {"format": "png"}, "for the tile type, the metadata png"),
+        ({}, {"tileSize": 256}, "metadata states tiles of 256 px, they have 512"),
+        ({"center_lon_e7": 0}, {}, "the centre has the longitude 0.0, which is not within the bounds"),
+        ({"center_zoom": 3}, {}, "the centre has the zoom 3"),
+        ({"max_lon_e7": round((BOX.west + 0.01) * 1e7)}, {}, "lie outside the bounds"),
+    ],
+)
+def test_what_contradicts_itself_is_a_problem_in_any_archive(
+    tmp_path: Path, tiles: Tiles, header: dict[str, object], document: dict[str, object], sentence: str
+) -> None:
+    report = deep(theirs(tmp_path / "a.pmtiles", tiles, header, document))
+    assert any(sentence in one for one in report.problems), report.problems
+
+
+def test_bounds_far_beyond_the_tiles_are_a_problem_of_ours_and_a_suspect_of_others(
+    tmp_path: Path, tiles: Tiles
+) -> None:
+    sentence = f"reach more than a tile of zoom {TOP} beyond the tiles, to the east"
+    report = deep(theirs(tmp_path / "a.pmtiles", tiles, {"max_lon_e7": round(FAR[2] * 1e7)}, {}))
+    assert report.sound
+    assert any(sentence in one for one in report.suspects)
+    zooms = {"minzoom": BLOCK.z, "maxzoom": TOP, "overviews": "mean"}
+    merged = metadata(merge_mode="mean", nodata="0 m", sources=[{"index": 1, "name": "one", **zooms}])
+    wide = replace(merged, bounds=grid.Bounds(*FAR))
+    assert any(sentence in one for one in deep(write(tmp_path / "a.pmtiles", tiles, wide)).problems)
+    assert not any(
+        "beyond the tiles" in one for one in deep(write(tmp_path / "b.pmtiles", tiles, merged)).problems
+    )
+
+
+# -- files of SQLite that are not what was written
+
+
+def test_a_truncated_mbtiles_is_told_without_a_traceback(tmp_path: Path, tiles: Tiles) -> None:
+    whole = mbtiles(tmp_path / "a.mbtiles", tiles).read_bytes()
+    path = tmp_path / "b.mbtiles"
+    for cut in (4096, 16384, 3 * 16384, len(whole) // 2, len(whole) - 200):
+        path.write_bytes(whole[:-cut])
+        for options in ([], ["--deep", "--workers", "1"]):
+            answer = CliRunner().invoke(cli, ["verify", str(path), *options])
+            assert isinstance(answer.exception, SystemExit | FusiError), answer.exception
+            assert answer.exit_code == 1
+
+
+def test_bytes_behind_the_last_page_are_a_problem(tmp_path: Path, tiles: Tiles) -> None:
+    path = mbtiles(tmp_path / "a.mbtiles", tiles)
+    with path.open("ab") as file:
+        file.write(b"x" * 5000)
+    for report in (deep(path), finish(verify(path))):
+        assert any("5000 bytes behind the last page" in one for one in report.problems)
+
+
+@pytest.mark.parametrize("change", ["key = 'another'", "extent = '0,0,1,1'", "overview = x'00'"])
+def test_a_changed_row_of_the_ledger_is_a_problem(tmp_path: Path, tiles: Tiles, change: str) -> None:
+    path = mbtiles(tmp_path / "a.mbtiles", tiles)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE fusi_blocks SET {change}")
+        connection.commit()
+    report = deep(path)
+    assert any("1 rows of the ledger are not what was written" in one for one in report.problems)
+    assert report.deep is not None
+    assert report.deep.seal == "broken"
+
+
+def test_an_mbtiles_states_the_size_and_the_place_of_its_tiles(tmp_path: Path, tiles: Tiles) -> None:
+    path = mbtiles(tmp_path / "a.mbtiles", tiles)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE metadata SET value = '256' WHERE name = 'tileSize'")
+        connection.execute("UPDATE metadata SET value = '10,10,11,11' WHERE name = 'bounds'")
+        connection.commit()
+    problems = deep(path).problems
+    assert "metadata states tiles of 256 px, they have 512" in problems
+    assert any("lie outside the bounds" in one for one in problems)
 
 
 # -- the plan and the command

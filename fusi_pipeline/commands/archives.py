@@ -154,7 +154,18 @@ def _print_verdict(report: VerifyReport) -> None:
     print_facts(rows)
     if report.deep is not None and report.deep.zooms:
         print_table(
-            ("zoom", "tiles", "step m", "bound m", "within", "largest m", "drift m", "across/inside"),
+            (
+                "zoom",
+                "tiles",
+                "step m",
+                "bound m",
+                "within",
+                "by tile",
+                "not compared",
+                "largest m",
+                "drift m",
+                "across/inside",
+            ),
             [_zoom_row(one) for one in report.deep.zooms],
         )
     for title, lines in (
@@ -174,7 +185,10 @@ def _zoom_row(one: ZoomFigures) -> tuple[object, ...]:
     bound, drift, ratio = (
         "-" if value is None else f"{value:.4g}" for value in (one.bound_m, one.drift_m, one.ratio)
     )
-    return one.zoom, one.tiles, f"{one.step_m:g}", bound, within, f"{one.largest_m:.4g}", drift, ratio
+    total = one.compared + one.judged + one.not_compared
+    judged, left = (f"{part / total:.2%}" if total else "-" for part in (one.judged, one.not_compared))
+    largest = f"{one.largest_m:.4g}"
+    return one.zoom, one.tiles, f"{one.step_m:g}", bound, within, judged, left, largest, drift, ratio
 
 
 @click.command()

@@ -67,6 +67,11 @@ class TileReader(Protocol):
         """What the archive says of itself."""
         ...
 
+    @property
+    def states_bounds(self) -> bool:
+        """Whether it states bounds that can be right; its metadata has the world's where not."""
+        ...
+
     def read(self, tile: Tile) -> bytes | None:
         """Return a tile's bytes, or None where the archive has none."""
         ...

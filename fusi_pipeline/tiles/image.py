@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from fusi_pipeline.tiles import webp
+from fusi_pipeline.tiles.directory import GZIP, DirectoryInvalid, inflate
 
 WEBP_METHOD = 2
 WEBP_QUALITY = 30
@@ -16,6 +20,12 @@ WEBP_QUALITY = 30
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = ("RGB", "RGBA", "P", "L", "LA", "1")
+_PNG_HEADER = struct.Struct(">4sIIB")
+"""Of its first chunk: IHDR, width, height, bits a channel (PNG specification, section 11.2.1)."""
+_PNG_HEADER_OFFSET = 12
+_LARGEST_PX = 1 << 24
+"""Pixels of the largest picture that is taken for a tile, 4096 x 4096."""
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class ImageInvalid(ValueError):
@@ -51,24 +61,46 @@ def decode_webp(data: bytes) -> npt.NDArray[np.uint8]:
 def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
     """Return the pixels of a lossless WebP or a PNG, shape (rows, cols, 3), or (rows, cols, 4) with alpha.
 
-    Raises ImageInvalid where the bytes are no whole image of these kinds with 8 bits a channel.
+    Either may be wrapped in gzip, as some archives have it. Raises ImageInvalid
+    where the bytes are no whole image of these kinds with 8 bits a channel.
     """
+    data = _unwrapped(data)
     if data[:4] == b"RIFF":
         if not is_lossless_webp(data):
-            raise ImageInvalid("a lossy WebP, whose pixels are no heights")
+            raise ImageInvalid("not a lossless WebP; the pixels of a lossy one are no heights")
         return decode_webp(data)
     if data[:8] != _PNG_MAGIC:
         raise ImageInvalid("neither a WebP nor a PNG")
+    return _decode_png(data)
+
+
+def _unwrapped(data: bytes) -> bytes:
+    if data[:2] != _GZIP_MAGIC:
+        return data
+    try:
+        return inflate(data, GZIP)
+    except DirectoryInvalid as error:
+        raise ImageInvalid("a gzip that is damaged or cut short") from error
+
+
+def _decode_png(data: bytes) -> npt.NDArray[np.uint8]:
+    if len(data) < _PNG_HEADER_OFFSET + _PNG_HEADER.size:
+        raise ImageInvalid("a PNG that is cut short")
+    kind, width, height, bits = _PNG_HEADER.unpack_from(data, _PNG_HEADER_OFFSET)
+    if kind != b"IHDR" or width * height > _LARGEST_PX:
+        raise ImageInvalid(f"a PNG of {width} x {height} px, which no tile has")
+    if bits > 8:  # Pillow cuts these to 8 without a word
+        raise ImageInvalid(f"a PNG of {bits} bits a channel, not of 8")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in _PNG_MODES:
                 raise ImageInvalid(f"a PNG of mode {image.mode}, not of 8 bits a channel")
             alpha = "A" in image.mode or "transparency" in image.info
             return np.asarray(image.convert("RGBA" if alpha else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageInvalid):
-            raise
-        raise ImageInvalid(f"PNG does not decode ({error})") from error
+    except ImageInvalid:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+        raise ImageInvalid("a PNG that does not decode: damaged or cut short") from error
 
 
 def is_plain(data: bytes) -> bool:
@@ -77,5 +109,5 @@ def is_plain(data: bytes) -> bool:
 
 
 def is_lossless_webp(data: bytes) -> bool:
-    """Tell whether WebP bytes are of the lossless kind (a VP8L chunk)."""
-    return data[:4] == b"RIFF" and b"VP8L" in data[12:64]
+    """Tell whether bytes are a WebP of one lossless picture, whatever else is in it."""
+    return webp.is_lossless(webp.chunk_names(data))

@@ -9,7 +9,6 @@ after a crash the ledger tells exactly what is there.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sqlite3
 import time
@@ -28,18 +27,25 @@ import numpy.typing as npt
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import sync, writable_folder
-from fusi_pipeline.tiles.grid import Bounds, Tile
+from fusi_pipeline.tiles.grid import MAX_ZOOM, Tile
+from fusi_pipeline.tiles.mbtiles_metadata import metadata_rows, read_metadata
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
+from fusi_pipeline.tiles.stated import text
 
 PARTIAL_SUFFIX = ".partial"
 _APPLICATION_ID = 0x4D504258
 _LEDGER_VERSION = 3
 _PAGE_SIZE = 16384
-_TRUE_BOUNDS = "bounds"
 _BLOCK_LEVELS = 2
 """How many zooms below its own tile a block's deepest tiles are, at most."""
 _CHANGE_COUNTERS = (24, 92)
 """Offsets of the file change counter and of its copy beside SQLite's version."""
+_ON_GRID = f"""
+    typeof(zoom_level) = 'integer' AND zoom_level BETWEEN 0 AND {MAX_ZOOM}
+    AND typeof(tile_column) = 'integer' AND tile_column BETWEEN 0 AND (1 << zoom_level) - 1
+    AND typeof(tile_row) = 'integer' AND tile_row BETWEEN 0 AND (1 << zoom_level) - 1
+"""
+"""Whether a row of `tiles` is a place of the grid; SQLite stores anything in any column."""
 _SCHEMA = """
 CREATE TABLE metadata (name TEXT, value TEXT);
 CREATE UNIQUE INDEX metadata_name ON metadata (name);
@@ -179,7 +185,8 @@ class MBTilesWriter:
     def read(self, tile: Tile) -> bytes | None:
         """Return a committed tile's bytes, or None where there is none."""
         with sqlite_errors(self.partial):
-            return _read(self._connection, tile)
+            row = _row_of(self._connection, tile)
+        return None if row is None else row[0]
 
     def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
         """Return the packed overview and the extent of a committed block; (None, None) without one."""
@@ -247,7 +254,7 @@ class MBTilesWriter:
         with sqlite_errors(self.partial):
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute("DELETE FROM metadata")
-            self._connection.executemany("INSERT INTO metadata VALUES (?, ?)", _metadata_rows(metadata))
+            self._connection.executemany("INSERT INTO metadata VALUES (?, ?)", metadata_rows(metadata))
             self._connection.execute("COMMIT")
             self._leave_wal()
         _forget_sessions(self.partial)
@@ -294,67 +301,45 @@ class MBTilesReader:
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("SELECT zoom_level, tile_column, tile_row, tile_data FROM tiles LIMIT 1")
-            self._values = {
-                str(name): str(value)
-                for name, value in self._connection.execute("SELECT name, value FROM metadata")
-            }
+            self._values = _values(self._connection)
         except sqlite3.Error as error:
             raise ArchiveUnreadable(path, f"not a sound MBTiles archive ({error})") from error
-        self._metadata: ArchiveMetadata | None = None
 
     @property
     def metadata(self) -> ArchiveMetadata:
         """What the archive says of itself; zooms it does not state are taken from the tiles."""
-        if self._metadata is None:
-            self._metadata = self._read_metadata()
-        return self._metadata
+        return self._stated[0]
 
-    def _read_metadata(self) -> ArchiveMetadata:
-        values = dict(self._values)
-        try:
-            if "minzoom" not in values or "maxzoom" not in values:
-                zooms = self.counts()
-                values.setdefault("minzoom", str(min(zooms, default=0)))
-                values.setdefault("maxzoom", str(max(zooms, default=0)))
-            west, south, east, north = (
-                float(part) for part in values.get("bounds", "-180,-85.051129,180,85.051129").split(",")
-            )
-            extra: dict[str, object] = {}
-            with suppress(json.JSONDecodeError):
-                stated = json.loads(values.get("json", "{}"))
-                extra = dict(stated) if isinstance(stated, dict) else {}
-            across = extra.pop(_TRUE_BOUNDS, None)
-            if isinstance(across, list) and len(across) == 4:
-                west, south, east, north = (float(value) for value in across)
-            return ArchiveMetadata(
-                name=values.get("name", self.path.stem),
-                minzoom=int(values["minzoom"]),
-                maxzoom=int(values["maxzoom"]),
-                bounds=Bounds(west, south, east, north),
-                description=values.get("description", ""),
-                attribution=values.get("attribution", ""),
-                format=values.get("format", ""),
-                encoding=values.get("encoding", ""),
-                tile_size=int(values.get("tileSize", "0")),
-                extra=extra,
-            )
-        except ValueError as error:
-            raise ArchiveUnreadable(self.path, f"metadata is malformed ({error})") from error
+    @property
+    def states_bounds(self) -> bool:
+        """Whether it states bounds that can be right; its metadata has the world's where not."""
+        return self._stated[1]
+
+    @cached_property
+    def _stated(self) -> tuple[ArchiveMetadata, bool]:
+        return read_metadata(self._values, self.path.stem, self.counts)
 
     def read(self, tile: Tile) -> bytes | None:
-        """Return a tile's bytes, or None where the archive has none."""
+        """Return a tile's bytes, or None where the archive has none. Raises ArchiveUnreadable."""
         with self._readable():
-            return _read(self._connection, tile)
+            row = _row_of(self._connection, tile)
+        if row is not None and row[0] is None:
+            raise ArchiveUnreadable(self.path, f"tile {tile} has a row without bytes; remove that row")
+        return None if row is None else row[0]
 
     def coordinates(self, z: int) -> npt.NDArray[np.uint32]:
-        """Return the (x, y) of every tile at a zoom, shape (n, 2), by column."""
+        """Return the (x, y) of every tile at a zoom, shape (n, 2), by column. Raises ArchiveUnreadable."""
         rows = self._query(
             "SELECT tile_column, tile_row FROM tiles WHERE zoom_level = ? ORDER BY tile_column, tile_row",
             (z,),
         )
         chunks: list[npt.NDArray[np.uint32]] = []
         while chunk := list(islice(rows, 65536)):
-            chunks.append(np.array(chunk, dtype=np.uint32))
+            places = np.array(chunk)
+            whole = 0 <= z <= MAX_ZOOM and places.dtype == np.int64
+            if not (whole and ((places >= 0) & (places < 1 << z)).all()):
+                raise self._off_grid()
+            chunks.append(places.astype(np.uint32))
         if not chunks:
             return np.empty((0, 2), dtype=np.uint32)
         coordinates = np.concatenate(chunks)
@@ -362,19 +347,42 @@ class MBTilesReader:
         return coordinates
 
     def counts(self) -> dict[int, int]:
-        """Return the number of tiles at each zoom that has some."""
-        return dict(self._query("SELECT zoom_level, count(*) FROM tiles GROUP BY zoom_level ORDER BY 1", ()))
+        """Return the number of tiles at each zoom that has some.
+
+        Raises ArchiveUnreadable for a row that is no place of the tile grid.
+        """
+        found: dict[int, int] = {}
+        for z, count, sound in self._query(
+            "SELECT CASE typeof(zoom_level) WHEN 'integer' THEN zoom_level END, count(*),"
+            f" sum({_ON_GRID}) FROM tiles GROUP BY zoom_level ORDER BY zoom_level",
+            (),
+        ):
+            if count != sound:
+                raise self._off_grid()
+            found[z] = count
+        return found
+
+    def _off_grid(self) -> ArchiveUnreadable:
+        """Return the error that names the first row of `tiles` that is no place of the grid."""
+        row = self._query(
+            "SELECT CAST(quote(zoom_level) AS BLOB), CAST(quote(tile_column) AS BLOB),"
+            f" CAST(quote(tile_row) AS BLOB) FROM tiles WHERE ({_ON_GRID}) IS NOT 1 LIMIT 1",
+            (),
+        )
+        z, column, tms_row = (" ".join(text(value).split())[:40] for value in next(row, ("?",) * 3))
+        place = f"row zoom {z} column {column} row {tms_row} of its tiles table"
+        return ArchiveUnreadable(self.path, f"{place} is on no tile grid; remove it from the table")
 
     def ledger(self) -> Iterator[BlockRecord]:
         """Yield the blocks the archive was made of, without their overviews; none in foreign archives."""
         if self.has_ledger:
-            with self._readable():
+            with self._sound_ledger():
                 yield from _ledger(self._connection, False)
 
     def digests(self) -> Iterator[npt.NDArray[np.void]]:
         """Yield the hashes of the tiles of each block as the ledger has them, arrays of dtype DIGESTS."""
         if self.has_ledger:
-            with self._readable():
+            with self._sound_ledger():
                 for (packed,) in self._query("SELECT digests FROM fusi_blocks ORDER BY position", ()):
                     yield np.frombuffer(packed, dtype=DIGESTS)
 
@@ -385,7 +393,7 @@ class MBTilesReader:
         for up in range(min(tile.z, _BLOCK_LEVELS) + 1):
             place = (tile.z - up, tile.x >> up, tile.y >> up)
             rows = self._query("SELECT digests FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?", place)
-            with self._readable():
+            with self._sound_ledger():
                 for (packed,) in rows:
                     known = np.frombuffer(packed, dtype=DIGESTS)
                     of_tile = (known["z"] == tile.z) & (known["x"] == tile.x) & (known["y"] == tile.y)
@@ -407,7 +415,7 @@ class MBTilesReader:
             " WHERE z = ? AND x = ? AND y = ? AND key = ?",
             (tile.z, tile.x, tile.y, key),
         )
-        with self._readable():
+        with self._sound_ledger():
             for *row, checksum in rows:
                 record = _record(tuple(row))
                 if _checksum(record) == checksum:
@@ -428,7 +436,7 @@ class MBTilesReader:
             " ORDER BY position",
             (),
         )
-        with self._readable():
+        with self._sound_ledger():
             for *row, checksum in rows:
                 record = _record(tuple(row))
                 own = (
@@ -441,7 +449,7 @@ class MBTilesReader:
 
     def states(self, metadata: ArchiveMetadata) -> bool:
         """Tell whether the archive states exactly this metadata."""
-        return self._values == dict(_metadata_rows(metadata))
+        return self._values == dict(metadata_rows(metadata))
 
     def square(self, tile: Tile, z: int) -> Iterator[tuple[Tile, bytes]]:
         """Yield the tiles at zoom `z` that a tile of the same or a lower zoom holds, row by row."""
@@ -475,8 +483,17 @@ class MBTilesReader:
             yield
         except sqlite3.Error as error:
             raise ArchiveUnreadable(self.path, f"SQLite cannot read it ({error})") from error
-        except (TypeError, ValueError) as error:
-            raise ArchiveUnreadable(self.path, f"its ledger is damaged ({error})") from error
+        except UnicodeDecodeError as error:  # which SQLite's own errors may hold
+            raise ArchiveUnreadable(self.path, "holds text that is no UTF-8") from error
+
+    @contextmanager
+    def _sound_ledger(self) -> Iterator[None]:
+        try:
+            with self._readable():
+                yield
+        except (TypeError, ValueError, OverflowError) as error:
+            reason = "its ledger is damaged; make the archive again with `fusi build NAME --overwrite`"
+            raise ArchiveUnreadable(self.path, reason) from error
 
     def close(self) -> None:
         """Release the file."""
@@ -489,28 +506,17 @@ class MBTilesReader:
         self.close()
 
 
-def _metadata_rows(metadata: ArchiveMetadata) -> list[tuple[str, str]]:
-    box, (lon, lat, zoom) = metadata.bounds, metadata.center
-    extra = dict(metadata.extra)
-    if box.west > box.east:  # which MBTiles has no way to say
-        extra[_TRUE_BOUNDS] = [box.west, box.south, box.east, box.north]
-        box = Bounds(-180.0, box.south, 180.0, box.north)
-    rows = {
-        "name": metadata.name,
-        "format": metadata.format,
-        "type": "overlay",
-        "version": "1",
-        "description": metadata.description,
-        "attribution": metadata.attribution,
-        "bounds": ",".join(f"{value:.7f}" for value in (box.west, box.south, box.east, box.north)),
-        "center": f"{lon:.7f},{lat:.7f},{zoom}",
-        "minzoom": str(metadata.minzoom),
-        "maxzoom": str(metadata.maxzoom),
-        "encoding": metadata.encoding,
-        "tileSize": str(metadata.tile_size),
-        "json": json.dumps(extra, sort_keys=True) if extra else "",
-    }
-    return [(name, value) for name, value in rows.items() if value]
+def _values(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the rows of the table `metadata` as text; none where there is no such table."""
+    tables = "SELECT count(*) FROM sqlite_master WHERE type IN ('table', 'view') AND lower(name) = 'metadata'"
+    if not connection.execute(tables).fetchone()[0]:
+        return {}
+    connection.text_factory = bytes  # what is no UTF-8 is not worth an archive
+    try:
+        rows = connection.execute("SELECT name, value FROM metadata").fetchall()
+    finally:
+        connection.text_factory = str
+    return {text(name): text(value) for name, value in rows if value is not None}
 
 
 def _row(record: BlockRecord) -> tuple[object, ...]:
@@ -544,12 +550,13 @@ def _record(row: tuple[Any, ...]) -> BlockRecord:
     return BlockRecord(Tile(z, x, y), key, tiles, size, extent, overview, digests)
 
 
-def _read(connection: sqlite3.Connection, tile: Tile) -> bytes | None:
-    row = connection.execute(
-        "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+def _row_of(connection: sqlite3.Connection, tile: Tile) -> tuple[bytes | None] | None:
+    """Return the row with a tile's bytes, also where they are kept as text; None where there is none."""
+    row: tuple[bytes | None] | None = connection.execute(
+        "SELECT CAST(tile_data AS BLOB) FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
         (tile.z, tile.x, _tms_row(tile)),
     ).fetchone()
-    return None if row is None else bytes(row[0])
+    return row
 
 
 def _ledger(connection: sqlite3.Connection, overviews: bool) -> Iterator[BlockRecord]:

@@ -21,6 +21,7 @@ from pmtiles.tile import zxy_to_tileid
 
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
 from fusi_pipeline.tiles import directory as codec
+from fusi_pipeline.tiles import stated
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.directory import (
     DEGREE_E7,
@@ -131,6 +132,11 @@ class PMTilesReader:
     def metadata(self) -> ArchiveMetadata:
         """What the archive says of itself."""
         return self._metadata
+
+    @property
+    def states_bounds(self) -> bool:
+        """Whether it states bounds that can be right; its metadata has the world's where not."""
+        return _bounds(self.header, self.document.get("bounds")) is not None
 
     def read(self, tile: Tile) -> bytes | None:
         """Return a tile's bytes, or None where the archive has none."""
@@ -287,7 +293,7 @@ class PMTilesReader:
         try:
             document = json.loads(data) if data else {}
         except (ValueError, RecursionError) as error:
-            raise ArchiveUnreadable(self.path, f"the metadata is no JSON ({error})") from error
+            raise ArchiveUnreadable(self.path, "the metadata is no JSON") from error
         if not isinstance(document, dict):
             raise ArchiveUnreadable(self.path, "the metadata is no JSON object")
         return document
@@ -300,31 +306,31 @@ def zoom_of(tile_id: int) -> int:
 
 def _archive_metadata(header: Header, document: Mapping[str, object], name: str) -> ArchiveMetadata:
     """Return metadata from header and JSON; `name` is for archives that have none, size 0 is unknown."""
-    said = {key: str(document.get(key) or "") for key in ("name", "description", "attribution", "encoding")}
-    size = str(document.get("tileSize", ""))
-    known = {*said, "tileSize", *HEADER_FACTS, TILE_DIGEST, DIRECTORY_DIGEST}
+    said = {key: stated.text(document.get(key)) for key in ("name", "description", "attribution")}
+    known = {*said, "encoding", "tileSize", *HEADER_FACTS, TILE_DIGEST, DIRECTORY_DIGEST}
     kind = header.tile_type
     return ArchiveMetadata(
         name=said["name"] or name,
         minzoom=header.min_zoom,
         maxzoom=header.max_zoom,
-        bounds=_bounds(header, document.get("bounds")),
+        bounds=_bounds(header, document.get("bounds")) or stated.WORLD,
         description=said["description"],
         attribution=said["attribution"],
         format=codec.TILE_TYPES[kind] if kind < len(codec.TILE_TYPES) else "",
-        encoding=said["encoding"],
-        tile_size=int(size) if size.isascii() and size.isdigit() else 0,
+        encoding=stated.encoding(document.get("encoding")),
+        tile_size=stated.number(document.get("tileSize")) or 0,
         extra={key: value for key, value in document.items() if key not in known},
     )
 
 
-def _bounds(header: Header, noted: object) -> Bounds:
-    """Return the header's box, or the noted one where that crosses the antimeridian."""
-    west, south, east, north = (
-        value / DEGREE_E7
-        for value in (header.min_lon_e7, header.min_lat_e7, header.max_lon_e7, header.max_lat_e7)
-    )
-    numbers = isinstance(noted, list) and [float(v) for v in noted if isinstance(v, (int, float))]
-    if numbers and len(numbers) == 4 and 180 >= numbers[0] > numbers[2] >= -180:
-        return Bounds(*numbers)
-    return Bounds(west, south, east, north)
+def _bounds(header: Header, noted: object) -> Bounds | None:
+    """Return the header's box, or the noted one where that crosses the antimeridian; None where unsound.
+
+    A header of zeros, as of a writer that does not know, is not sound.
+    """
+    crossing = stated.box(noted) if isinstance(noted, list) else None
+    if crossing is not None and crossing.west > crossing.east:
+        return crossing
+    corners = (header.min_lon_e7, header.min_lat_e7, header.max_lon_e7, header.max_lat_e7)
+    found = stated.box([value / DEGREE_E7 for value in corners])
+    return None if found is None or found.west > found.east else found

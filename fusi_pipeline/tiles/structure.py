@@ -26,6 +26,11 @@ from fusi_pipeline.tiles.directory import (
 )
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, zoom_of
 
+_ROUNDING_E7 = 100
+"""1e-5 degrees, a metre: programs write places with five digits and more."""
+_FORMAT_NAMES = {"jpeg": "jpg", "mvt": "pbf"}
+"""Other names of formats than MBTiles has."""
+
 
 def problems(path: Path) -> list[str]:
     """Return what is wrong with the structure of an archive, a sentence each; empty where it is sound.
@@ -37,7 +42,10 @@ def problems(path: Path) -> list[str]:
     try:
         with PMTilesReader(path) as reader:
             found = [*layout_problems(reader.header, path.stat().st_size), *_padding_problems(reader)]
-            found += _claim_problems(reader) if is_sealed(reader) else _gzip_problems(reader)
+            if is_sealed(reader):
+                found += _claim_problems(reader)
+            else:
+                found += _gzip_problems(reader) + _contradictions(reader.header, reader.document)
             return found + _directory_problems(reader)
     except ArchiveUnreadable as error:
         return [str(error).removeprefix(f"{path}: ")]
@@ -133,6 +141,41 @@ def _claim_problems(reader: PMTilesReader) -> list[str]:
         if said != true:
             found.append(f"the header says {said} for {what}; what was written is {true}")
     return found
+
+
+def _contradictions(header: Header, document: Mapping[str, object]) -> list[str]:
+    """Return where header and metadata of any archive state different things."""
+    stated = dict(document)
+    for key in ("minzoom", "maxzoom"):
+        if str(stated.get(key, "")).isdecimal():
+            stated[key] = int(str(stated[key]))
+    for key in ("bounds", "center"):
+        stated[key] = _numbers(stated.get(key))
+    kind = str(stated.get("format") or "").lower().removeprefix("image/")
+    stated["format"] = _FORMAT_NAMES.get(kind, kind) or None
+    return [
+        f"the header says {said} for {what}, the metadata {true}"
+        for what, said, true in _repeated(header, stated)
+        if true is not None and not _alike(said, true)
+    ]
+
+
+def _numbers(stated: object) -> object:
+    """Return numbers that are written with commas between them as a list, anything else as it is."""
+    if not isinstance(stated, str):
+        return stated
+    try:
+        numbers = [float(part) for part in stated.split(",")]
+    except ValueError:
+        return stated
+    return [*numbers[:2], int(numbers[2])] if len(numbers) == 3 else numbers
+
+
+def _alike(said: object, true: object) -> bool:
+    """Tell whether two facts are the same, places up to how programs round them."""
+    if isinstance(said, tuple) and isinstance(true, tuple) and len(said) == len(true):
+        return all(abs(one - other) <= _ROUNDING_E7 for one, other in zip(said, true, strict=True))
+    return said == true
 
 
 def _repeated(header: Header, document: Mapping[str, object]) -> list[tuple[str, object, object]]:
@@ -325,14 +368,18 @@ def layout_problems(header: Header, size: int) -> list[str]:
 def _place_problems(header: Header) -> list[str]:
     """Return what is wrong with bounds and centre."""
     found = []
+    unset = header.center_zoom == header.center_lon_e7 == header.center_lat_e7 == 0
     for what, low, high, center, limit in (
         ("longitude", header.min_lon_e7, header.max_lon_e7, header.center_lon_e7, 180 * DEGREE_E7),
         ("latitude", header.min_lat_e7, header.max_lat_e7, header.center_lat_e7, 90 * DEGREE_E7),
     ):
+        places = (center, -center) if abs(center) == 180 * DEGREE_E7 else (center,)
         if not -limit <= low < high <= limit:
             found.append(f"the bounds run from {what} {low / DEGREE_E7} to {high / DEGREE_E7}")
         if abs(center) > limit:
             found.append(f"the centre has the {what} {center / DEGREE_E7}")
+        elif not unset and not any(low - _ROUNDING_E7 <= one <= high + _ROUNDING_E7 for one in places):
+            found.append(f"the centre has the {what} {center / DEGREE_E7}, which is not within the bounds")
     if not header.min_zoom <= header.center_zoom <= header.max_zoom:
         found.append(f"the centre has the zoom {header.center_zoom}, which is not between the others")
     return found

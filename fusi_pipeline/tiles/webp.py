@@ -7,6 +7,7 @@ Specification, section 3.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _RIFF_HEADER = 12
@@ -33,8 +34,28 @@ class WebPFacts:
     @property
     def lossless(self) -> bool:
         """Whether there is one picture, a lossless one."""
-        pictures = [name for name in self.chunks if name in ("VP8 ", "VP8L", "ANMF")]
-        return pictures == ["VP8L"]
+        return is_lossless(self.chunks)
+
+
+def chunk_names(data: bytes) -> tuple[str, ...]:
+    """Return the names of the chunks of a WebP as far as they go; none of other bytes.
+
+    For files of others: bytes behind the end, or an end too early, do not matter.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return ()
+    names, position = [], _RIFF_HEADER
+    end = min(len(data), int.from_bytes(data[4:8], "little") + _CHUNK_HEADER)
+    while position + _CHUNK_HEADER <= end:
+        name, length = struct.unpack_from("<4sI", data, position)
+        names.append(name.decode("latin-1"))
+        position += _CHUNK_HEADER + length + length % 2
+    return tuple(names)
+
+
+def is_lossless(chunks: Sequence[str]) -> bool:
+    """Tell whether there is one picture among the chunks of a WebP, a lossless one."""
+    return [name for name in chunks if name in ("VP8 ", "VP8L", "ANMF")] == ["VP8L"]
 
 
 def facts(data: bytes) -> WebPFacts:

@@ -1,0 +1,187 @@
+"""The steps of a layer as assets: a partition is a region, its blocks are drawn by the worker.
+
+What waits for what is told to Dagster as static mappings of regions, made from the
+plan. An asset does not rely on that order: it looks for itself whether all its
+blocks wait for is complete, and whether all its own blocks are in the end.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import dagster as dg
+
+from fusi_pipeline.errors import FusiError, UsageError
+from layer_generation.defs.automation_condition import NEIGHBOURS_READY
+from layer_generation.defs.drawing import State, drawn, state_of, unfinished
+from layer_generation.defs.pictures import region_picture
+from layer_generation.defs.regions import Partition, Regions, Stage
+from layer_generation.defs.reporting import Metadata, failure, failures, table
+from layer_generation.defs.sites import POOL, Site
+from layer_generation.progress import Progress
+from layer_generation.worker import RunReport
+
+RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""For servers that are gone for a while; a block that failed has had its attempts and waits for a person."""
+_SAYS = {
+    1: "Blocks of 2x2 quadrants with nothing finished beside them.",
+    2: "Strips of two quadrants between finished blocks.",
+    3: "Single quadrants between finished blocks.",
+}
+_TURN = " Those that wait for blocks of their own or a later step in another region: turn {}."
+_FIRST_ERRORS = 10
+
+
+def step_assets(site: Site) -> list[dg.AssetsDefinition]:
+    """Return an asset for each stage of a layer's plan."""
+    return [step_asset(site, stage) for stage in site.regions.stages]
+
+
+def step_asset(site: Site, stage: Stage) -> dg.AssetsDefinition:
+    """Return the asset of one stage."""
+    regions = site.regions
+    turn = _TURN.format(stage.turn + 1) if stage.turn else ""
+
+    @dg.asset(
+        key=site.stage_key(stage),
+        partitions_def=dg.StaticPartitionsDefinition(list(regions.partitions[stage])),
+        deps=[site.plan_key, *step_deps(site, stage)],
+        group_name=site.prefix,
+        kinds={"png"},
+        pool=POOL,
+        retry_policy=RETRIES,
+        automation_condition=NEIGHBOURS_READY,
+        description=f"{_SAYS[stage.step]}{turn} A partition is a region of "
+        f"{site.places.region_quadrants} x {site.places.region_quadrants} quadrants.",
+    )
+    def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        return materialized(context, site, Partition(stage, context.partition_key))
+
+    return step
+
+
+def step_deps(site: Site, stage: Stage) -> list[dg.AssetDep]:
+    """Return which regions of which stages a stage waits for: the rules of neighbours, region by region."""
+    return [
+        dg.AssetDep(
+            site.stage_key(before),
+            partition_mapping=dg.StaticPartitionMapping({key: list(those) for key, those in regions.items()}),
+        )
+        for (waiting, before), regions in sorted(site.regions.waits.items())
+        if waiting == stage
+    ]
+
+
+def materialized(
+    context: dg.AssetExecutionContext, site: Site, partition: Partition
+) -> dg.MaterializeResult[None]:
+    """Draw a partition, and verify it. Raises Failure where it has to wait, or is not whole in the end."""
+    started, log = time.monotonic(), context.log.info
+    trouble: FusiError | None = None
+    report: RunReport | None = None
+    with failures():
+        regions = site.read_regions()
+        ids, outside = regions.blocks(partition), regions.outside(partition)
+        if not ids:
+            raise UsageError(f"{site.told(partition)}: the plan has no such blocks; reload the location")
+        _check_ready(site, partition, outside)
+        try:
+            report = drawn(site.folder, ids, list(outside), log)
+        except FusiError as error:
+            trouble = error
+        state = state_of(site.folder, ids)
+        if not state.whole:
+            _check_ready(site, partition, outside)
+            raise _incomplete(site, partition, state, trouble)
+    quadrants = [quadrant for block in state.blocks for quadrant in block.quadrants]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(_version(site, ids)),
+        metadata={
+            **region_picture(site.folder, quadrants),
+            "blocks": len(ids),
+            "quadrants": len(quadrants),
+            **_run_facts(report),
+            "seconds": round(time.monotonic() - started, 1),
+            "endpoints": _by_endpoint(state),
+            "waited for": _waited_for(site, regions, partition),
+        },
+    )
+
+
+def _check_ready(site: Site, partition: Partition, outside: dict[int, Partition]) -> None:
+    """Raise Failure where a block that the partition waits for is not complete, naming the partitions."""
+    waiting = unfinished(site.folder, outside)
+    if not waiting:
+        return
+    missing = Counter(outside[one] for one in waiting)
+    known = Counter(outside.values())
+    names = ", ".join(site.told(one) for one in sorted(missing))
+    raise failure(
+        f"{site.told(partition)}: waits for {len(waiting)} blocks of {names}; materialize these first",
+        {
+            "waits for": table(
+                ("asset", "region", "blocks missing ", "of "),
+                [
+                    (site.stage_key(one.stage).to_user_string(), one.region, missing[one], known[one])
+                    for one in sorted(missing)
+                ],
+            )
+        },
+        allow_retries=False,
+    )
+
+
+def _incomplete(site: Site, partition: Partition, state: State, trouble: FusiError | None) -> dg.Failure:
+    """Return the failure of a partition whose blocks are not all complete."""
+    counts = {name: count for name, count in state.counts.items() if count and name != "complete"}
+    first = str(trouble) if trouble is not None else next((one.error_message for one in state.failed), None)
+    said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    missing = len(state.blocks) - state.counts["complete"]
+    metadata: Metadata = dict(state.counts)
+    if state.failed:
+        metadata["errors"] = table(
+            ("block ", "at", "attempts ", "message"),
+            [
+                (one.id, f"{one.x},{one.y} {one.width}x{one.height}", one.attempts, one.error_message or "")
+                for one in state.failed[:_FIRST_ERRORS]
+            ],
+        )
+    return failure(
+        f"{site.told(partition)}: {missing} of {len(state.blocks)} blocks are not complete ({said})"
+        f"{f': {first}' if first else ''}; materialize it again to try these once more",
+        metadata,
+        allow_retries=trouble is not None and not isinstance(trouble, UsageError),
+    )
+
+
+def _run_facts(report: RunReport | None) -> Metadata:
+    if report is None:
+        return {}
+    return {
+        "blocks drawn now": report.completed,
+        "calls now": report.calls,
+        "received before": report.adopted,
+    }
+
+
+def _by_endpoint(state: State) -> dg.MarkdownMetadataValue:
+    found = Counter(one.model_name or "-" for one in state.blocks)
+    return table(("endpoint", "blocks "), sorted(found.items()))
+
+
+def _waited_for(site: Site, regions: Regions, partition: Partition) -> dg.MarkdownMetadataValue:
+    before = sorted(regions.before.get(partition, ()))
+    return table(
+        ("asset", "region"), [(site.stage_key(one.stage).to_user_string(), one.region) for one in before]
+    )
+
+
+def _version(site: Site, ids: Iterable[int]) -> str:
+    """Return a hash of how the blocks of a partition were drawn, which differs when one is drawn anew."""
+    digest, wanted = hashlib.blake2b(digest_size=16), set(ids)
+    with Progress(site.folder) as progress:
+        for block, model, provenance in progress.provenance():
+            if block in wanted:
+                digest.update(f"{block}|{model}|{provenance}\n".encode())
+    return digest.hexdigest()
