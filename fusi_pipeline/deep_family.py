@@ -38,7 +38,6 @@ _BLEND_BOUNDS = 3.0
 """Blended heights are rounded before and after; where they differ by less than a step, none are blended."""
 _APART_UNITS = 13
 """Shares, a twentieth in 1/255, farther apart than the edge of a band makes them from zoom to zoom."""
-_APART_MARGIN = 2.0
 _SLACK_M = 0.002
 """What float32 cannot tell of heights on Earth."""
 _ENCLOSED = 3
@@ -162,21 +161,9 @@ def _with_lineage(pair: _Pair, above: Pixels, below: Pixels, tally: ZoomTally) -
             found += _strayed(pair, stray, slack)
         elif stray is not None:
             tally.not_compared += stray.pixels
-    tally.not_compared += int(np.count_nonzero(kinds.begun))
-    return found + _apart(pair, child, shares, kinds.apart, tally) + _blank(pair, child, kinds.begun)
-
-
-def _apart(
-    pair: _Pair, child: Heights, shares: tuple[Heights, Heights], mask: Mask, tally: ZoomTally
-) -> list[Finding]:
-    """Return the suspicion about pixels that are blended in other shares than those below."""
-    stray = tile_laws.straying(pair.quarter, child, mask)
-    if stray is None or stray.pixels < _LEAST_STRAYING:
-        tally.not_compared += 0 if stray is None else stray.pixels
-        return []
-    tally.judged += stray.pixels
-    slack = _APART_MARGIN * tile_laws.blend_slack_m(child, *shares, mask)
-    return _strayed(pair, stray, slack, certain=False)
+    free = kinds.begun | kinds.apart
+    tally.not_compared += int(np.count_nonzero(free))
+    return found + _blank(pair, child, free)
 
 
 def _shares(above: Pixels, below: Pixels) -> tuple[Heights, Heights]:
@@ -202,7 +189,7 @@ class _Kinds:
     kin: Mask
     """Of these, those of the same two sources as all pixels below, or of the first of them alone."""
     apart: Mask
-    """Blended in quite other shares than below: a void of one pixel makes a band at one zoom and none above."""
+    """Blended otherwise than below: a void of one pixel makes a band at one zoom and none above it."""
     mixed: Mask
     """Of another source than some pixel below."""
     begun: Mask
@@ -240,9 +227,11 @@ class _Kinds:
         left &= ~enlarged & ~begun
         kin = _are_kin(above, under)
         units = sum((one[..., 2].astype(np.int32) for one in under), np.int32(0))
-        apart = left & kin & (np.abs(4 * above[..., 2].astype(np.int32) - units) > 4 * _APART_UNITS)
-        left &= ~apart
+        far = np.abs(4 * above[..., 2].astype(np.int32) - units) > 4 * _APART_UNITS
         blended = left & ((second > 0) | np.logical_or.reduce([one[..., 1] > 0 for one in under]))
+        apart = blended & ((kin & far) | (~kin & (rules.mode == "feather")))
+        blended &= ~apart
+        left &= ~apart
         lost = there & ~covered & means[first]
         lost |= ~there & np.logical_or.reduce([means[one[..., 0]] for one in under])
         return cls(
@@ -313,7 +302,7 @@ def _unlike(pair: _Pair, like: Likeness, bound: float, *, certain: bool) -> Find
     return Finding("likeness" if suspect else "parent", pair.tile, text, like.largest_m, suspect=suspect)
 
 
-def _strayed(pair: _Pair, stray: Straying, slack_m: float, *, certain: bool = True) -> list[Finding]:
+def _strayed(pair: _Pair, stray: Straying, slack_m: float) -> list[Finding]:
     """Return the finding for pixels of several sources that as a whole lie outside of their children's."""
     share = _STRAYING_SHARE if stray.pixels >= _LEAST_COMPARED else 1.0
     if stray.beyond_m <= _BLEND_BOUNDS * pair.bound + slack_m + share * stray.range_m:
@@ -323,14 +312,14 @@ def _strayed(pair: _Pair, stray: Straying, slack_m: float, *, certain: bool = Tr
         f"{pair.child_tile} has there, {stray.shift_m:+.4g} m from its mean in the middle, "
         f"{stray.largest_m:.6g} m at worst (at {pair.place(*stray.worst)})"
     )
-    suspect = not (certain and pair.rules.ours)
+    suspect = not pair.rules.ours
     return [
         Finding("likeness" if suspect else "parent", pair.tile, text, abs(stray.shift_m), suspect=suspect)
     ]
 
 
 def _blank(pair: _Pair, child: Heights, mask: Mask) -> list[Finding]:
-    """Return the suspicion that a quarter is all of one height, over a child of many from a finer source."""
+    """Return the suspicion that pixels without a law are all of one height, over children of many."""
     stray = tile_laws.straying(pair.quarter, child, mask)
     if stray is None or stray.pixels < _LEAST_COMPARED or np.ptp(pair.quarter[mask]) > 0:
         return []

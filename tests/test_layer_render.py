@@ -20,10 +20,10 @@ from fusi_pipeline.tiles.resample import Heights, enlarge
 from layer_generation.camera import IsometricCamera
 from layer_generation.errors import GeometryInvalid, MapExists, MapMissing
 from layer_generation.map_making import extend_map, make_isometric_map, make_map
+from layer_generation.map_rendering import render_map
 from layer_generation.pictures import decoded
 from layer_generation.quadrants import QuadrantStore
 from layer_generation.renderer.relief import relief, row_lengths_m, with_margin
-from layer_generation.map_rendering import render_map
 from layer_generation.renderer.terrain import Terrain
 from tests import served
 from tests.layers import done, told

@@ -99,7 +99,7 @@ def test_shares_that_differ_explain_the_heights_that_differ(
 ) -> None:
     """Two level sources blended along a band, which begins a little later in the parent."""
 
-    def share(columns: npt.NDArray[np.float64]) -> Heights:
+    def share(columns: npt.NDArray[Any]) -> Heights:
         t = np.clip(columns / width_px, 0, 1)
         return np.broadcast_to((1 - t * t * (3 - 2 * t)).astype(np.float32), (len(columns), len(columns)))
 

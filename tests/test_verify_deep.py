@@ -511,7 +511,7 @@ def test_a_sound_merge_has_no_problem_in_any_mode(merges: dict[str, Path], tmp_p
     assert report.deep is not None
     for one in report.deep.zooms[:-1]:
         assert one.within == 1
-        assert one.not_compared < 256
+        assert one.not_compared < (20_000 if mode == "feather" else 256)
         assert one.compared + one.judged > 150_000
     alone = tmp_path / "alone.pmtiles"
     shutil.copyfile(merges[mode], alone)
