@@ -218,11 +218,10 @@ class LayerRun:
         folder.mkdir(parents=True, exist_ok=True)
         with Progress(self.layer_dir, self._clock) as progress:
             progress.reclaim(_is_dead)
+            complete = [block for block in progress.blocks() if block.status == "complete"]
             there = {entry.name for entry in os.scandir(folder)}
             lost = [
-                block.id
-                for block in progress.blocks()
-                if block.status == "complete" and any(f"{x}_{y}.png" not in there for x, y in block.quadrants)
+                block.id for block in complete if any(f"{x}_{y}.png" not in there for x, y in block.quadrants)
             ]
             if lost:
                 progress.reopen(lost)

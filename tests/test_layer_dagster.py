@@ -33,7 +33,6 @@ from layer_generation import launch, worker
 from layer_generation.camera import MercatorGrid
 from layer_generation.defs import automation, backfill, drawing, headless, registry, seams, sites, steps
 from layer_generation.defs.backfill import Wanted, chosen_sites, request, under_way, wanted
-from layer_generation.defs.instance import INTERRUPTED
 from layer_generation.defs.regions import (
     Partition,
     Regions,
@@ -496,21 +495,6 @@ def test_what_a_killed_run_held_is_drawn_when_its_partition_runs_again(
     assert held.id in site.regions.blocks(first)
     assert make(instance, site.places, site.stage_key(first.stage), first.region).success
     assert drawing.state_of(site.folder, site.regions.blocks(first)).whole
-
-
-def test_a_run_in_this_process_ends_when_it_is_asked_to(
-    instance: dg.DagsterInstance, site: Site, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-
-    def interrupted(*given: object) -> object:
-        asked.append(given)
-        raise INTERRUPTED
-
-    monkeypatch.setattr(steps, "drawn", interrupted)
-    with pytest.raises(INTERRUPTED):
-        headless.materialize(instance, site.places, "snow", str)
-    assert len(asked) == 1
 
 
 def test_servers_that_are_gone_for_a_while_are_tried_again(

@@ -69,13 +69,16 @@ class _Location:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
+        failures = [event for event in result.all_events if event.is_step_failure]
+        if not result.success and not failures:
+            raise INTERRUPTED  # it was asked to stop between two events of the step
         name = f"{key.to_user_string()} {partition or ''}".strip()
         for event in result.all_events:
             if event.is_step_materialization:
                 self._say(f"{name}: {_facts(event.step_materialization_data.materialization)}")
             elif event.is_step_failure:
                 data = event.step_failure_data
-                if data.error is not None and data.error.cls_name == INTERRUPTED.__name__:
+                if INTERRUPTED.__name__ in str(data.error):
                     raise INTERRUPTED
                 told = data.user_failure_data.description if data.user_failure_data else str(data.error)
                 self._say(f"{name}: {told}")
