@@ -14,7 +14,7 @@ from fusi_pipeline.plan import BuildOptions, Estimate, SourcePlan, estimate, pla
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.sources import SourceIndex, is_current, read_config, source_folder
+from fusi_pipeline.sources import SourceIndex, forget_scan, is_current, read_config, source_folder
 from fusi_pipeline.tiles.files import writable_folder
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def index_source(
     folder = source_folder(settings.source_store, name)
     index_path = settings.index_path(name)
     if not always and is_current(folder, index_path) and (skip_broken or not _broken(index_path)):
+        forget_scan(index_path)
         return None
     return (yield from _scan(name, folder, settings, skip_broken))
 

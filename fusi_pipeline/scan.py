@@ -31,10 +31,12 @@ from fusi_pipeline.sources import (
     SourceConfig,
     SourceFile,
     SourceIndex,
+    forget_scan,
     is_unchanged,
     raster_entries,
     read_config,
     reading_digest,
+    scan_memory_path,
     write_index,
 )
 from fusi_pipeline.survey import Survey, cache_limit
@@ -249,9 +251,9 @@ class _Memory:
     def __init__(self, folder: Path, index_path: Path, config: SourceConfig) -> None:
         self._folder = folder
         self._previous = _open_previous(index_path, reading_digest(config))
-        self._path = index_path.with_name(f".{index_path.name}.scan")
+        self._index_path = index_path
         writable_folder(index_path.parent)
-        self._connection, self._store = _open_store(self._path, reading_digest(config))
+        self._connection, self._store = _open_store(scan_memory_path(index_path), reading_digest(config))
         self._committed_s = time.monotonic()
 
     def known(self, entry: RasterEntry) -> SourceFile | None:
@@ -285,7 +287,7 @@ class _Memory:
 
     def forget(self) -> None:
         """Remove what the scan that just ended remembered."""
-        self._path.unlink(missing_ok=True)
+        forget_scan(self._index_path)
 
     def _recorded(self, filename: str) -> SourceFile | None:
         """Return the newest record of a file."""

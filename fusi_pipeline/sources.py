@@ -347,6 +347,18 @@ def union(boxes: Sequence[XYBounds]) -> XYBounds:
     return XYBounds(widest[1], bottom, widest[2], top)
 
 
+def scan_memory_path(index_path: Path) -> Path:
+    """Return where a scan keeps what it learned, for the next one to go on if it is interrupted."""
+    return index_path.with_name(f".{index_path.name}.scan")
+
+
+def forget_scan(index_path: Path) -> None:
+    """Remove what scans of a source remember beside its index."""
+    memory = scan_memory_path(index_path)
+    for suffix in ("", "-journal"):
+        memory.with_name(memory.name + suffix).unlink(missing_ok=True)
+
+
 def is_current(folder: Path, index_path: Path) -> bool:
     """Tell whether an index still describes its folder: same files, sizes, times and configuration.
 

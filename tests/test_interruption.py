@@ -226,3 +226,14 @@ def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space
     run.finish()
     assert run.hashes() == undisturbed.hashes()
     assert run.files() == undisturbed.files()
+
+
+def test_what_a_scan_left_when_it_was_killed_at_its_very_end_is_cleared_away(
+    run: Run, undisturbed: Run
+) -> None:
+    run.finish()
+    memory = run.output / "sources" / ".hills.index.db.scan"
+    for suffix in ("", "-journal"):
+        memory.with_name(memory.name + suffix).touch()
+    run.finish()
+    assert run.files() == undisturbed.files()
