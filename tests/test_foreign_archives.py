@@ -22,7 +22,7 @@ from PIL import Image, ImageCms
 from fusi_pipeline.errors import ArchiveUnreadable, TileCorrupt
 from fusi_pipeline.tiles import stated
 from fusi_pipeline.tiles.archive import ArchiveMetadata
-from fusi_pipeline.tiles.directory import DEGREE_E7, TILE_TYPES, Header
+from fusi_pipeline.tiles.directory import DEGREE_E7, Header
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image, encode_webp, is_lossless_webp, is_plain
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
@@ -182,28 +182,15 @@ def pmtiles(path: Path, **facts: object) -> Path:
 
 
 def test_values_of_another_kind_in_a_pmtiles_are_not_stated(tmp_path: Path) -> None:
-    said = {
-        "name": {"en": "Alps"},
-        "attribution": ["me"],
-        "description": None,
-        "encoding": 7,
-        "tileSize": True,
-    }
     document = b'{"name":{"en":"Alps"},"attribution":["me"],"description":null,"encoding":7,"tileSize":true}'
-    path = pmtiles(tmp_path / "theirs.pmtiles")
-    with PMTilesReader(path) as reader:
-        header = reader.header
+    path, stored = pmtiles(tmp_path / "theirs.pmtiles"), gzip.compress(document)
     data = bytearray(path.read_bytes())
-    stored = gzip.compress(document)
     struct.pack_into("<2Q", data, 24, len(data), len(stored))  # the metadata, behind all else
-    assert header.metadata_offset != len(data)
-    assert said
     path.write_bytes(bytes(data) + stored)
     with PMTilesReader(path) as reader:
         found = reader.metadata
     assert (found.name, found.attribution, found.description) == ("theirs", "", "")
     assert (found.encoding, found.tile_size, found.extra) == ("7", 0, {})
-    assert found.format in TILE_TYPES
 
 
 # Rows of tiles
@@ -259,7 +246,7 @@ def test_a_tile_without_bytes_is_named_and_bytes_kept_as_text_are_read(tmp_path:
 
 def webp(**options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(PIXELS).save(buffer, "WEBP", **options)  # type: ignore[arg-type]
+    Image.fromarray(PIXELS).save(buffer, "WEBP", **options)
     return buffer.getvalue()
 
 

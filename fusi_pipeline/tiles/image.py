@@ -87,7 +87,9 @@ def _decode_png(data: bytes) -> npt.NDArray[np.uint8]:
     if len(data) < _PNG_HEADER_OFFSET + _PNG_HEADER.size:
         raise ImageInvalid("a PNG that is cut short")
     kind, width, height, bits = _PNG_HEADER.unpack_from(data, _PNG_HEADER_OFFSET)
-    if kind != b"IHDR" or width * height > _LARGEST_PX:
+    if kind != b"IHDR":
+        raise ImageInvalid("a PNG without its header")
+    if width * height > _LARGEST_PX:
         raise ImageInvalid(f"a PNG of {width} x {height} px, which no tile has")
     if bits > 8:  # Pillow cuts these to 8 without a word
         raise ImageInvalid(f"a PNG of {bits} bits a channel, not of 8")
