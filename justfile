@@ -68,4 +68,4 @@ bench: setup
 
 # Write the pinned versions again, after a change of dependencies
 lock:
-    uv pip compile -q pyproject.toml --all-extras --group dev --universal --generate-hashes --no-header -o requirements.lock
+    uv pip compile -q pyproject.toml --extra browser --extra demo --extra geoparquet --group dev --universal --generate-hashes --no-header -o requirements.lock
