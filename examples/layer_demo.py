@@ -1,79 +1,83 @@
-"""A layer from a real elevation model to one PMTiles, through Dagster, in one run and without a server.
+"""A layer from a real elevation model to one PMTiles: one Dagster run, in this process, without a server.
 
-Makes the two sources of `demo.py` and their terrain archive, a map of shaded relief
-over it, and a layer for the embedded model; then Dagster materializes map, plan, every
-region in the order that the plan asks for, and the archive, in this process.
+Writes the two sources of `demo.py`; then the job `layer_from_rasters` indexes, tiles and
+merges them, draws a map of shaded relief over the terrain, plans a layer for the
+embedded model, draws every region in the order of the plan, and writes the archive.
+What is there from an earlier run is not made again. In the end it draws a picture of it.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
+import numpy as np
 from demo import SOURCES, write_sources
+from PIL import Image
 
-from fusi_pipeline import aggregate
-from fusi_pipeline.console import duration, run, size
+from fusi_pipeline.console import duration, size
 from fusi_pipeline.settings import settings_from
-from layer_generation import console
-from layer_generation.defs.headless import materialize
-from layer_generation.defs.instance import opened
-from layer_generation.defs.sites import find_sites
-from layer_generation.layer import init_layer, status_of
-from layer_generation.layer_config import read_layer
-from layer_generation.map_making import make_map
-from layer_generation.map_rendering import render_map
-from layer_generation.settings import Places, places_from
+from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.open import open_archive
+from layer_generation import launch
+from layer_generation.defs.sites import Site, find_sites
+from layer_generation.layer import status_of
+from layer_generation.settings import places_from
 
 ZOOM = 13
 """Some 90 quadrants."""
 REGION = 6
 """Quadrants a side, so that a small map has several regions."""
 NAME = "demo"
+_PICTURE_PX = 1600
 
 
 def main() -> None:
-    """Make terrain, map and layer; say what came of it."""
+    """Make terrain, map and layer in one run; say what came of it."""
     started = time.monotonic()
-    settings, places = settings_from(), places_from()
-    places = Places(layers_dir=places.layers_dir, output_dir=places.output_dir, region_quadrants=REGION)
-    terrain = settings.output_dir / "demo.pmtiles"
-    write_sources(settings.source_store)
-    run(
-        aggregate.aggregate(
-            SOURCES, terrain, settings, lineage_output=terrain.with_name("demo_lineage.pmtiles")
-        ),
-        settings.progress_interval_s,
-    )
-    folder = places.layers_dir / NAME
-    prepare(folder, places.layers_dir / f"{NAME}-map", terrain, settings.progress_interval_s)
-    with opened() as instance:
-        failed = materialize(instance, places, NAME, print)
-    if failed:
-        raise SystemExit(f"not materialized: {', '.join(failed)}")
-    summary(folder, places)
+    write_sources(settings_from().source_store)
+    words = ["from-rasters", NAME, "--zoom", ZOOM, "--region", REGION, "--archive", f"{NAME}.pmtiles"]
+    for source in SOURCES:
+        words += ["--source", source]
+    try:
+        launch.main([str(word) for word in words])
+    except SystemExit as end:
+        if end.code:
+            raise
+    (site,) = (one for one in find_sites(places_from()) if one.folder.name == NAME)
+    summary(site)
     print(f"all in {duration(time.monotonic() - started)}")
 
 
-def prepare(folder: Path, map_folder: Path, terrain: Path, interval_s: float) -> None:
-    """Make the map and the layer, unless they are there."""
-    if not (map_folder / "quadrants.db").exists():
-        console.run(make_map(map_folder, terrain, ZOOM), interval_s)
-        console.run(render_map(map_folder, workers=2), interval_s)
-    if not (folder / "layer_config.json").exists():
-        init_layer(folder, name="Demo", generation_dir=map_folder, source_layer="renders")
-    read_layer(folder)
-
-
-def summary(folder: Path, places: Places) -> None:
+def summary(site: Site) -> None:
     """Print what was made, and what to do with it."""
-    (site,) = (one for one in find_sites(places) if one.folder == folder)
-    status = status_of(folder)
+    status = status_of(site.folder)
     print(f"\n{status.name}: {status.complete} blocks, {status.quadrants} quadrants, {status.by_endpoint}")
     for stage, regions in site.regions.partitions.items():
         print(f"  {stage.name:<20} {len(regions)} regions")
     print(f"{site.output}: {size(site.output.stat().st_size)}")
-    print(f"next: fusi serve {places.output_dir / 'demo.pmtiles'}, and `just dev` for the regions in Dagster")
+    picture = draw(site.output, site.output.with_suffix(".png"))
+    print(f"{picture}: a picture of it")
+    print("next: `just dev` for the regions in Dagster")
+
+
+def draw(archive: Path, picture: Path) -> Path:
+    """Draw the tiles of the highest zoom that fits into one picture."""
+    with open_archive(archive) as reader:
+        for zoom in sorted(reader.counts(), reverse=True):
+            x, y = reader.coordinates(zoom).astype(np.int64).T
+            columns, rows = int(np.ptp(x)) + 1, int(np.ptp(y)) + 1
+            side = min(512, _PICTURE_PX // max(columns, rows))
+            if side >= 128:
+                break
+        whole = Image.new("RGB", (columns * side, rows * side), "white")
+        for one, other in zip(x.tolist(), y.tolist(), strict=True):
+            data = reader.read(Tile(zoom, one, other))
+            tile = Image.open(io.BytesIO(data or b"")).convert("RGBA").resize((side, side))
+            whole.paste(tile, ((one - int(x.min())) * side, (other - int(y.min())) * side), tile)
+    whole.save(picture)
+    return picture
 
 
 if __name__ == "__main__":

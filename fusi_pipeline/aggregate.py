@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
-from fusi_pipeline.errors import OutputExists, RasterUnusable, SourceEmpty, SourcesBroken, UsageError
-from fusi_pipeline.plan import BuildOptions, Estimate, SourcePlan, estimate, plan_source, workers_for
+from fusi_pipeline.build_groups import PROCESSES
+from fusi_pipeline.disk_space import when_there_is_room
+from fusi_pipeline.errors import (
+    OutputExists,
+    RasterUnusable,
+    SeveralUnfinished,
+    SourceEmpty,
+    SourcesBroken,
+    UsageError,
+    WorkUnfinished,
+)
+from fusi_pipeline.fresh_process import in_fresh_process
+from fusi_pipeline.groups import Group, GroupRule, group_estimates, grouped
+from fusi_pipeline.plan import (
+    BuildCost,
+    BuildOptions,
+    Estimate,
+    SourcePlan,
+    estimate,
+    plan_source,
+    workers_for,
+)
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
@@ -46,7 +67,8 @@ def index_source(
     if not always and is_current(folder, index_path) and (skip_broken or not _broken(index_path)):
         forget_scan(index_path)
         return None
-    return (yield from _scan(name, folder, settings, skip_broken))
+    scan = partial(_scan, name, folder, settings, skip_broken)
+    return (yield from when_there_is_room(scan, index_path, settings))
 
 
 def build_source(
@@ -57,35 +79,117 @@ def build_source(
     skip_broken: bool = False,
     overwrite: bool = False,
     anew: bool = False,
+    groups: Sequence[Group] = (),
+    resume_from: int | None = None,
 ) -> Generator[Progress, None, BuildReport]:
     """Build the MBTiles of one source, scanned first where its index is stale (see `build`)."""
     yield from index_source(name, settings, skip_broken=skip_broken)
     folder = source_folder(settings.source_store, name)
-    return (
-        yield from build(
+    output = settings.archive_path(name)
+    work = partial(
+        build,
+        name,
+        folder,
+        read_config(folder),
+        settings.index_path(name),
+        output,
+        options or BuildOptions(),
+        settings,
+        overwrite=overwrite,
+        anew=anew,
+        groups=groups,
+        resume_from=resume_from,
+    )
+    return (yield from when_there_is_room(work, output, settings))
+
+
+def build_sources(
+    names: Sequence[str],
+    settings: Settings,
+    options: BuildOptions | None = None,
+    rule: GroupRule | None = None,
+    *,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    anew: bool = False,
+) -> Generator[Progress, None, tuple[BuildReport, ...]]:
+    """Build the MBTiles of several sources, one after another, in groups where there is a `rule`.
+
+    A source of which something could not be made does not hold up the others.
+    Raises WorkUnfinished at the end where there is one.
+    """
+    groups = {}
+    if rule is not None:
+        groups = yield from _all_groups(names, settings, options, rule, skip_broken=skip_broken)
+    reports: list[BuildReport] = []
+    unfinished: list[WorkUnfinished] = []
+    for name in names:
+        work = build_source(
             name,
-            folder,
-            read_config(folder),
-            settings.index_path(name),
-            settings.archive_path(name),
-            options or BuildOptions(),
             settings,
+            options,
+            skip_broken=skip_broken,
             overwrite=overwrite,
             anew=anew,
+            groups=groups.get(name, ()),
+            resume_from=None if rule is None else rule.resume_from,
         )
-    )
+        try:
+            reports.append((yield from work))
+        except WorkUnfinished as error:
+            unfinished.append(error)
+    if len(unfinished) > 1:
+        raise SeveralUnfinished(unfinished)
+    for error in unfinished:
+        raise error
+    return tuple(reports)
+
+
+def _all_groups(
+    names: Sequence[str],
+    settings: Settings,
+    options: BuildOptions | None,
+    rule: GroupRule,
+    *,
+    skip_broken: bool,
+) -> Generator[Progress, None, dict[str, list[Group]]]:
+    """Return the groups of every source, counted through; sources are scanned where that is needed."""
+    groups: dict[str, list[Group]] = {}
+    count = 0
+    for name in names:
+        yield from index_source(name, settings, skip_broken=skip_broken)
+        groups[name] = grouped(_plan(name, settings, options), rule, count + 1)
+        count += len(groups[name])
+    if rule.resume_from is not None and rule.resume_from > count:
+        raise UsageError(f"--resume-from {rule.resume_from}: there are {count} groups")
+    return groups
 
 
 def estimate_source(
-    name: str, settings: Settings, options: BuildOptions | None = None, *, skip_broken: bool = False
+    name: str,
+    settings: Settings,
+    options: BuildOptions | None = None,
+    rule: GroupRule | None = None,
+    *,
+    skip_broken: bool = False,
+    first_group: int = 1,
 ) -> Generator[Progress, None, Estimate]:
-    """Return what building a source will take, scanned first where its index is stale."""
+    """Return what building a source will take, and each of its groups where there is a `rule`.
+
+    The source is scanned first where its index is stale.
+    """
     yield from index_source(name, settings, skip_broken=skip_broken)
     cache_mib = settings.gdal_cache_mib
     plan = _plan(name, settings, options)
     with SourceIndex(settings.index_path(name)) as index:
-        workers = workers_for(settings.memory_mb, settings.workers, cache_mib)
-        return estimate(plan, index, workers, cache_mib)
+        processes = 2 if rule is None else PROCESSES
+        workers = workers_for(settings.memory_mb, settings.workers, cache_mib, processes=processes)
+        whole = estimate(plan, index, workers, cache_mib)
+        if rule is None:
+            return whole
+        cost = BuildCost.of(workers, cache_mib, processes=processes)
+        parts = group_estimates(plan, index, grouped(plan, rule, first_group), cost)
+        return replace(whole, memory_mib=cost.memory_mib, groups=tuple(parts))
 
 
 def aggregate(
@@ -93,6 +197,7 @@ def aggregate(
     output: Path,
     settings: Settings,
     options: BuildOptions | None = None,
+    rule: GroupRule | None = None,
     *,
     mode: str = "priority",
     feather_m: float = 0.0,
@@ -104,6 +209,7 @@ def aggregate(
 ) -> Generator[Progress, None, AggregateReport]:
     """Build every named source and merge them, the first with precedence, into one PMTiles.
 
+    With a `rule` each group of blocks, and the merge, has a process of its own.
     Without `keep_intermediates` the archives of the sources are removed once the
     merged one is whole.
     """
@@ -115,12 +221,12 @@ def aggregate(
     for name in names:
         yield from index_source(name, settings, skip_broken=skip_broken)
         _plan(name, settings, options)  # so that what cannot be built is known before anything is
-    builds = []
-    for name in names:
-        builds.append(
-            (yield from build_source(name, settings, options, skip_broken=skip_broken, overwrite=overwrite))
-        )
-    merged = yield from merge_archives(
+    builds = yield from build_sources(
+        names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite
+    )
+    call = merge_archives if rule is None else partial(in_fresh_process, f"{merge_archives.__module__}:merge_archives")
+    merge = partial(
+        call,
         [report.path for report in builds],
         output,
         settings,
@@ -130,10 +236,11 @@ def aggregate(
         overwrite=overwrite,
         keep_ledger=keep_ledger,
     )
+    merged: MergeReport = yield from when_there_is_room(merge, output, settings)
     if not keep_intermediates:
         for report in builds:
             report.path.unlink(missing_ok=True)
-    return AggregateReport(builds=tuple(builds), merge=merged)
+    return AggregateReport(builds=builds, merge=merged)
 
 
 def convert(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusi_pipeline import lineage, lineage_files
-from fusi_pipeline.errors import UsageError
+from fusi_pipeline.errors import ArchiveUnsuitable, UsageError
 from fusi_pipeline.lineage import LegendEntry
 from fusi_pipeline.preview import tile_heights
 from fusi_pipeline.tiles import grid, terrarium
@@ -146,6 +146,8 @@ def _lineage_of(
 
 def _metadata(path: Path) -> ArchiveMetadata:
     with open_archive(path) as reader:
+        if reader.metadata.is_picture:
+            raise ArchiveUnsuitable(path, "holds the pictures of a layer; name the terrain that it lies over")
         return reader.metadata
 
 

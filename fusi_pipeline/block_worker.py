@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusi_pipeline import overview, warp
+from fusi_pipeline.block_parts import BlockJoin, BlockPart, PartMade
 from fusi_pipeline.plan import Block
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, united
 from fusi_pipeline.tiles import native, resample
@@ -52,12 +53,58 @@ def build_block(block: Block) -> Made:
     heights = warp.warp(block.files, _worker.datasets, window, context.parameters, threads=context.threads)
     if context.io_sleep_s:
         time.sleep(context.io_sleep_s)
-    _clip(heights, block, levels)
+    _clip(heights, block, block.tile, levels)
     extent = _extent(heights, window.col_off, window.row_off)
     if extent is None:
         return Made(BlockRecord(block.tile, block.key, 0, 0, None, None), ())
     tiles, quarter = overview.pyramid(heights, block.tile, context.maxzoom, context.minzoom)
     packed = overview.packed(quarter) if block.tile.z > context.minzoom else None
+    return _made(block.tile, block.key, extent, packed, tiles)
+
+
+def build_part(part: BlockPart) -> PartMade:
+    """Return the tiles of a quarter of a block, and what it leaves for the block's own tile."""
+    assert _worker is not None, "start() has not run in this process"
+    context, block = _worker.context, part.block
+    levels = context.maxzoom - block.tile.z
+    whole_px, side_px = TILE_SIZE_PX << levels, (TILE_SIZE_PX << levels) // 2
+    window = warp.TargetWindow(
+        context.maxzoom, block.tile.x * whole_px, block.tile.y * whole_px, whole_px, whole_px
+    )
+    place = warp.TargetWindow(
+        context.maxzoom, part.tile.x * side_px, part.tile.y * side_px, side_px, side_px
+    )
+    warp.configure_gdal(max(context.gdal_cache_mib // 4, 1), context.threads)
+    try:
+        heights = warp.warp(
+            block.files, _worker.datasets, window, context.parameters, part=place, threads=context.threads
+        )
+    finally:
+        warp.configure_gdal(context.gdal_cache_mib, context.threads)
+    if levels:
+        _clip(heights, block, part.tile, levels - 1)
+    extent = _extent(heights, place.col_off, place.row_off)
+    if extent is None:
+        return PartMade((), None, None)
+    if not levels:  # the quarter is less than a tile
+        return PartMade((), overview.packed(heights), extent)
+    tiles, quarter = overview.pyramid(heights, part.tile, context.maxzoom, context.minzoom)
+    return PartMade(tuple(tiles), overview.packed(quarter), extent)
+
+
+def build_joined(join: BlockJoin) -> Made:
+    """Return a block from its quarters, as `build_block` makes it at once."""
+    assert _worker is not None, "start() has not run in this process"
+    context, block = _worker.context, join.block
+    extent = united([part.extent for part in join.parts])
+    if extent is None:
+        return Made(BlockRecord(block.tile, block.key, 0, 0, None, None), ())
+    quarters = [None if part.quarter is None else overview.unpacked(part.quarter) for part in join.parts]
+    heights, tiles = overview.joined(quarters), join.tiles
+    data = overview.encode_tile(heights, block.tile.z) if block.tile.z >= context.minzoom else None
+    if data is not None:
+        tiles.append((block.tile, data))
+    packed = overview.packed(resample.halve(heights)) if block.tile.z > context.minzoom else None
     return _made(block.tile, block.key, extent, packed, tiles)
 
 
@@ -87,14 +134,15 @@ def _made(
     return Made(BlockRecord(tile, key, len(tiles), size, extent, packed, digests_of(tiles)), tuple(tiles))
 
 
-def _clip(heights: Heights, block: Block, levels: int) -> None:
-    """Drop the base tiles that the area asked for does not touch."""
+def _clip(heights: Heights, block: Block, tile: Tile, levels: int) -> None:
+    """Drop the base tiles that the area asked for does not touch; `heights` fill `tile`, `levels` above them."""
     if block.clip is None:
         return
-    left, top = block.tile.x << levels, block.tile.y << levels
+    left, top = tile.x << levels, tile.y << levels
     keep = np.zeros((1 << levels, 1 << levels), dtype=bool)
     for first_col, first_row, last_col, last_row in block.clip:
-        keep[first_row - top : last_row - top, first_col - left : last_col - left] = True
+        rows = slice(max(first_row - top, 0), max(last_row - top, 0))
+        keep[rows, max(first_col - left, 0) : max(last_col - left, 0)] = True
     for row, col in np.argwhere(~keep).tolist():
         heights[
             row * TILE_SIZE_PX : (row + 1) * TILE_SIZE_PX, col * TILE_SIZE_PX : (col + 1) * TILE_SIZE_PX

@@ -99,6 +99,9 @@ class _Lines:
         self._first = 0
 
     def show(self, progress: Progress) -> None:
+        if progress.note:
+            click.echo(progress.note, err=True)
+            return
         now = time.monotonic()
         if progress.title != self._title:
             self._title, self._began, self._first = progress.title, now, progress.done
@@ -142,6 +145,9 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
         def show(progress: Progress) -> None:
+            if progress.note:
+                bars.console.print(progress.note, markup=False, highlight=False)
+                return
             if progress.title not in tasks:
                 total = progress.total or None
                 tasks[progress.title] = bars.add_task(progress.title, total=total, unit="", size="")

@@ -151,7 +151,7 @@ def check_tiles(
     else:
         tasks = blocks(reader, min(counts), max(counts))
     workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
-    with process_pool(workers, _WORKER, context, settings.child_environment()) as pool:
+    with process_pool(workers, _WORKER, context, settings.child_environment(), settings.limits) as pool:
         yield Progress("check", 0, total, "tiles")
         work = ((task, True) for task in tasks)
         for _, answer in in_order(pool, f"{_WORKER}:check", work, workers * WINDOW_PER_WORKER):

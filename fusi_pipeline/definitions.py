@@ -9,5 +9,8 @@ from __future__ import annotations
 import dagster as dg
 
 from fusi_pipeline.defs import registry
+from fusi_pipeline.defs.from_rasters import terrain_from_rasters
+
+__all__ = ["defs", "terrain_from_rasters"]
 
 defs = dg.Definitions.merge(registry.terrain, dg.Definitions(executor=dg.in_process_executor))

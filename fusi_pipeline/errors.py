@@ -193,14 +193,47 @@ class DiskFull(FusiError):
         )
 
 
-class WorkerLost(FusiError):
-    """A worker process ended without an answer."""
+class DiskTooSmall(DiskFull):
+    """The output's volume cannot hold what is planned; nothing was begun."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, path: Path, free_mib: int, expected_mib: int) -> None:
+        super(DiskFull, self).__init__(
+            f"{path}: the disk has {free_mib} MiB free, and about {expected_mib} MiB are to be written; "
+            "free some space, give another --output-dir, or begin with --on-disk-full wait"
+        )
+
+
+class WorkerLost(FusiError):
+    """Worker processes end without an answer."""
+
+    def __init__(self, what: str, reason: str = "was killed, most likely for lack of memory") -> None:
         super().__init__(
-            f"a worker process died while working on {what}, most likely for lack of memory; "
+            f"a worker process died while working on {what}: it {reason}; "
             "run the same command again with fewer --workers or a smaller --memory-mb"
         )
+
+
+class WorkUnfinished(FusiError):
+    """Some pieces of work could not be done, each tried again and in smaller parts; all others are done."""
+
+    def __init__(self, subject: str, unit: str, lost: Sequence[tuple[str, str]], held_back: int = 0) -> None:
+        """Name what is lost as (what, why); `held_back` pieces wait for them."""
+        self.lost = tuple(lost)
+        self.held_back = held_back
+        named = ", ".join(f"{what} (a worker {why})" for what, why in lost[:8])
+        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
+        waiting = f", {held_back} wait for them" if held_back else ""
+        super().__init__(
+            f"{subject}: {len(lost)} {unit} could not be made{waiting}: {named}{more}; all others are done and "
+            "kept: run the same command again, with fewer --workers or higher --watchdog limits"
+        )
+
+
+class SeveralUnfinished(FusiError):
+    """Of several sources some work could not be done."""
+
+    def __init__(self, errors: Sequence[WorkUnfinished]) -> None:
+        super().__init__("".join(f"\n  {error}" for error in errors).lstrip())
 
 
 class BudgetTooSmall(UsageError):

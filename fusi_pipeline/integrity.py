@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusi_pipeline import lineage
+from fusi_pipeline import lineage, picture_check
 from fusi_pipeline.archive_rules import ArchiveRules, rules_of
 from fusi_pipeline.errors import ArchiveUnreadable
 from fusi_pipeline.progress import Progress
@@ -116,9 +116,11 @@ def metadata_problems(reader: TileReader, counts: dict[int, int]) -> list[str]:
     metadata, found = reader.metadata, []
     if not counts:
         return ["it holds no tile"]
-    if metadata.encoding not in ENCODINGS:
+    if metadata.is_picture:
+        found += picture_check.statement_problems(reader, counts)
+    elif metadata.encoding not in ENCODINGS:
         found.append(f"metadata states encoding {metadata.encoding!r}, not terrarium")
-    if metadata.format != "webp":
+    if metadata.format != "webp" and not metadata.is_picture:
         found.append(f"metadata states the format {metadata.format!r}, not webp")
     if (metadata.minzoom, metadata.maxzoom) != (min(counts), max(counts)):
         stated, held = f"{metadata.minzoom}..{metadata.maxzoom}", f"{min(counts)}..{max(counts)}"

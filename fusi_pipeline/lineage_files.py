@@ -62,6 +62,8 @@ def lineage_path(path: Path) -> Path:
         metadata = reader.metadata
     if is_lineage(metadata):
         return path
+    if metadata.is_picture:
+        raise ArchiveUnsuitable(path, "holds the pictures of a layer, which have no lineage")
     found = beside(path, metadata)
     if found is None:
         raise LineageMissing(path, named(path, metadata, LINEAGE_KEY))

@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.conversion import conversion
-from fusi_pipeline.errors import AreaEmpty, BudgetTooSmall, ZoomInvalid
+from fusi_pipeline.cost import (
+    BLOCK_LEVELS,
+    PYRAMID,
+    TILE_BYTES,
+    BuildCost,
+    Estimate,
+    worker_mib,
+    workers_for,
+)
+from fusi_pipeline.errors import AreaEmpty, ZoomInvalid
 from fusi_pipeline.pixel_grid import PixelGridKey, pixel_grid_key, pixel_sides_m
 from fusi_pipeline.sources import AUTO_MAXZOOM_CAP, SourceConfig, SourceFile, SourceIndex
 from fusi_pipeline.tiles import grid
@@ -25,22 +34,11 @@ from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
 CODE_VERSION = "terrain-1"
 """Part of every key: raised whenever a change of the code changes the bytes of a tile."""
-BLOCK_LEVELS = 2
-"""A block is 2^2 = 4 tiles, 2048 px, wide: the size at which warping is cheapest per tile."""
 _UNITED_AT_ONCE = 4096
 _MARGIN_PX = 3
 """Source pixels around a block whose files may reach into it through interpolation."""
 _AVERAGE_ABOVE = 2**0.5
 """Base pixels wider than this many source pixels are averaged, whatever the resampling."""
-
-_PROCESS_MIB = 120
-"""Resident memory of each process before it works: the parent, the fork server, a worker (measured)."""
-_ARRAYS_MIB = {0: 20, 1: 40, 2: 90}
-"""Arrays of a worker by block levels (measured)."""
-_TILE_BYTES = 80_000
-_TILE_CPU_S = 0.05
-"""Means over the benchmark's sources, for estimates before anything is known."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
@@ -90,11 +88,13 @@ class SourcePlan:
     """How far beyond a block the coarsest file may reach into it, in EPSG:3857 metres."""
     vertical: Conversion = UNCONVERTED
     """How heights are converted to another vertical CRS."""
+    expected_bytes: float = 0.0
+    """Rough size of the archive, from the area of the valid pixels of all files."""
 
-    def blocks(self, index: SourceIndex) -> Iterator[Block]:
-        """Yield the blocks in order, reading the files of each from the index."""
+    def blocks(self, index: SourceIndex, first: int = 0) -> Iterator[Block]:
+        """Yield the blocks in order from the `first`, reading the files of each from the index."""
         base = self._parameters_digest()
-        for x, y in self.coordinates.tolist():
+        for x, y in self.coordinates[first:].tolist():
             tile = Tile(self.block_zoom, x, y)
             box = grid.xy_bounds(tile)
             near = index.touching(_widened(box, self.margin_m))
@@ -117,18 +117,26 @@ class SourcePlan:
             digest.update(f"|{keys.get(child, '')}".encode())
         return digest.hexdigest()
 
-    def base_tile_counts(self, index: SourceIndex) -> dict[int, int]:
-        """Return, for each zoom, how many tiles the files' boxes touch: an upper bound."""
+    def block_tile_counts(self, index: SourceIndex) -> Iterator[dict[int, int]]:
+        """Yield, for each block, how many tiles of each of its zooms the files' boxes touch: an upper bound."""
         side = 1 << (self.maxzoom - self.block_zoom)
-        counts = dict.fromkeys(range(self.minzoom, self.maxzoom + 1), 0)
         for block in self.blocks(index):
+            counts: dict[int, int] = {}
             touched = _touched_tiles(block, self.maxzoom, side)
             for z in range(self.maxzoom, self.block_zoom - 1, -1):
                 if z >= self.minzoom:
-                    counts[z] += int(touched.sum())
+                    counts[z] = int(touched.sum())
                 if z > self.block_zoom:
                     touched = touched[0::2] | touched[1::2]
                     touched = touched[:, 0::2] | touched[:, 1::2]
+            yield counts
+
+    def base_tile_counts(self, index: SourceIndex) -> dict[int, int]:
+        """Return, for each zoom, how many tiles the files' boxes touch: an upper bound."""
+        counts = dict.fromkeys(range(self.minzoom, self.maxzoom + 1), 0)
+        for block_counts in self.block_tile_counts(index):
+            for z, count in block_counts.items():
+                counts[z] += count
         upper = self.coordinates
         for z in range(self.block_zoom - 1, self.minzoom - 1, -1):
             upper = np.unique(upper >> 1, axis=0)
@@ -169,26 +177,6 @@ class SourcePlan:
         return hashlib.blake2b(repr(words).encode(), digest_size=16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a build will take, before it is begun."""
-
-    source: str
-    files: int
-    blocks: int
-    minzoom: int
-    maxzoom: int
-    tiles: int
-    bytes: int
-    """Size of the finished MBTiles."""
-    workers: int
-    memory_mib: int
-    """Peak of all processes together."""
-    scratch_bytes: int
-    """Free space needed on the output's volume while building."""
-    seconds: float
-
-
 def plan_source(
     name: str,
     config: SourceConfig,
@@ -217,10 +205,12 @@ def plan_source(
     block_zoom = max(maxzoom - levels, 0)
     boxes = _Boxes.read(index)
     coordinates = _block_coordinates(boxes, block_zoom)
+    share, everywhere = 1.0, len(coordinates)
     if options.bbox is not None:
         coordinates = _inside(coordinates, options.bbox, block_zoom)
         if not len(coordinates) or not boxes.touch(options.bbox):
             raise AreaEmpty(name, options.bbox, grid.geographic(index.bounds()))
+        share = len(coordinates) / everywhere
     base_m = grid.resolution_m(maxzoom)
     return SourcePlan(
         name=name,
@@ -232,28 +222,16 @@ def plan_source(
         averaged=frozenset(key for key, finest in boxes.finest_m.items() if base_m > _AVERAGE_ABOVE * finest),
         coordinates=coordinates,
         margin_m=_MARGIN_PX * boxes.coarsest_m,
+        expected_bytes=share * boxes.valid_m2 / (grid.TILE_SIZE_PX * base_m) ** 2 * PYRAMID * TILE_BYTES,
         vertical=conversion(name, folder, config, index, boxes.declared, options.bbox),
     )
-
-
-def workers_for(memory_mib: int, wanted: int, cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
-    """Return how many workers a memory budget holds, `wanted` at most. Raises BudgetTooSmall."""
-    each = worker_mib(cache_mib, levels)
-    fitting = (memory_mib - 2 * _PROCESS_MIB) // each
-    if fitting < 1:
-        raise BudgetTooSmall(memory_mib, 2 * _PROCESS_MIB + each)
-    return min(wanted, fitting)
-
-
-def worker_mib(cache_mib: int, levels: int = BLOCK_LEVELS) -> int:
-    """Return the peak resident memory of one worker in MiB."""
-    return _PROCESS_MIB + _ARRAYS_MIB[levels] + cache_mib
 
 
 def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int) -> Estimate:
     """Return what building a plan will take."""
     tiles = sum(plan.base_tile_counts(index).values())
-    size = tiles * _TILE_BYTES
+    cost = BuildCost.of(workers, cache_mib)
+    size = cost.bytes_of(tiles)
     return Estimate(
         source=plan.name,
         files=index.count(),
@@ -263,9 +241,9 @@ def estimate(plan: SourcePlan, index: SourceIndex, workers: int, cache_mib: int)
         tiles=tiles,
         bytes=size,
         workers=workers,
-        memory_mib=2 * _PROCESS_MIB + workers * worker_mib(cache_mib),
+        memory_mib=cost.memory_mib,
         scratch_bytes=size + (64 << 20),
-        seconds=tiles * _TILE_CPU_S / workers + 2.0,
+        seconds=cost.seconds_of(tiles),
     )
 
 
@@ -276,6 +254,8 @@ class _Boxes:
     parts: npt.NDArray[np.float64]
     finest_m: dict[PixelGridKey, float]
     coarsest_m: float
+    valid_m2: float
+    """Area of all valid pixels in EPSG:3857; where files overlap it counts twice."""
     declared: dict[str, str]
     """What files say that heights are counted from, with the name of the first that does."""
 
@@ -283,7 +263,7 @@ class _Boxes:
     def read(cls, index: SourceIndex) -> _Boxes:
         parts: list[tuple[float, float, float, float]] = []
         finest: dict[PixelGridKey, float] = {}
-        coarsest = 0.0
+        coarsest = valid = 0.0
         declared: dict[str, str] = {}
         for file in index.files():
             declared.setdefault(file.vertical_crs, file.filename)
@@ -292,7 +272,8 @@ class _Boxes:
             sides, key = pixel_sides_m(file), pixel_grid_key(file)
             finest[key] = min(*sides, finest.get(key, sides[0]))
             coarsest = max(coarsest, *sides)
-        return cls(np.array(parts, dtype=np.float64).reshape(-1, 4), finest, coarsest, declared)
+            valid += file.valid_pixels * sides[0] * sides[1]
+        return cls(np.array(parts, dtype=np.float64).reshape(-1, 4), finest, coarsest, valid, declared)
 
     def touch(self, bbox: Bounds) -> bool:
         """Tell whether any file touches a geographic box."""

@@ -1,4 +1,4 @@
-"""A picture of a whole archive from the tiles of one zoom: heights shaded, lineage in its colours."""
+"""A picture of a whole archive from the tiles of one zoom: heights shaded, lineage in colours, pictures."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.hillshade import shade
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image
 from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.picture import decoded
 from fusi_pipeline.tiles.resample import Heights
 from fusi_pipeline.tiles.terrarium import DECODERS
 
 _SOFTWARE = "fusi"
 """Stands in every picture, so that it may be written again."""
+_ROUNDED_PX = 0.01
+"""A box that ends this close to the edge of a pixel ends at the edge: archives state degrees, rounded."""
 
 
 def write_preview(
@@ -67,15 +70,19 @@ def png(picture: Image.Image) -> bytes:
 def preview_png(archive: Path, *, max_px: int = 1600) -> bytes:
     """Return a PNG of an archive, no side longer than about `max_px` pixels.
 
-    Heights are shaded; lineage is drawn in the colours of its legend. What is
-    missing is transparent.
+    Heights are shaded; lineage is drawn in the colours of its legend; pictures
+    are shown. What is missing is transparent.
     """
+    pixels, drawn = None, False
     with open_archive(archive) as reader:
         drawn = lineage_files.is_lineage(reader.metadata)
-        if not drawn and reader.metadata.encoding not in DECODERS:
+        if drawn:
+            pixels = lineage_picture(reader, max_px)
+        elif reader.metadata.is_picture:
+            pixels = layer_picture(reader, max_px)
+        elif reader.metadata.encoding not in DECODERS:
             stated = reader.metadata.encoding or "no encoding"
             raise ArchiveUnsuitable(archive, f"is not known to be terrain: its metadata states {stated}")
-        pixels = lineage_picture(reader, max_px) if drawn else None
     if pixels is None:
         pixels = shade(*_heights(archive, max_px))
     picture = Image.fromarray(pixels)
@@ -102,6 +109,36 @@ def lineage_picture(reader: TileReader, max_px: int = 1600) -> Pixels:
     return out
 
 
+def layer_picture(reader: TileReader, max_px: int = 1600) -> Pixels:
+    """Return the pictures of an archive as one, shape (rows, cols, 4), no side longer than 2 * `max_px`.
+
+    Raises ArchiveUnsuitable for an archive without a tile, TileCorrupt.
+    """
+    z, (left, top, right, bottom) = _view(reader, sorted(reader.counts()), max_px)
+    out = np.zeros((bottom - top, right - left, 4), dtype=np.uint8)
+    for tile in _tiles(z, (left, top, right, bottom)):
+        part = tile_picture(reader, tile)
+        if part is not None:
+            opaque = np.full((*part.shape[:2], 4), 255, dtype=np.uint8)
+            opaque[..., : part.shape[2]] = part
+            _paste(out, opaque, tile.x * TILE_SIZE_PX - left, tile.y * TILE_SIZE_PX - top)
+    return out
+
+
+def tile_picture(reader: TileReader, tile: Tile) -> Pixels | None:
+    """Return the pixels of a tile of pictures, shape (rows, cols, 3 or 4); None where there is none.
+
+    Raises TileCorrupt.
+    """
+    data = reader.read(tile)
+    if data is None:
+        return None
+    try:
+        return decoded(data, reader.metadata.format)
+    except ImageInvalid as error:
+        raise TileCorrupt(reader.path, tile, str(error)) from error
+
+
 def _is_picture(path: Path) -> bool:
     """Tell whether a file is a picture that fusi wrote."""
     try:
@@ -117,6 +154,8 @@ def tile_heights(reader: TileReader, tile: Tile) -> Heights | None:
     Raises ArchiveUnsuitable for an archive of something else, TileCorrupt.
     An archive that states no encoding is taken for Terrarium.
     """
+    if reader.metadata.is_picture:
+        raise ArchiveUnsuitable(reader.path, "holds the pictures of a layer and no heights")
     decode = DECODERS.get(reader.metadata.encoding or "terrarium")
     if decode is None:
         stated = reader.metadata.encoding
@@ -204,8 +243,8 @@ def _pixel_box(box: Bounds, z: int) -> tuple[int, int, int, int]:
     if box.west > box.east:
         box = Bounds(-180.0, box.south, 180.0, box.north)
     xy, size = grid.projected(box), grid.resolution_m(z)
-    left = math.floor((xy.left + grid.HALF_WORLD_M) / size)
-    top = math.floor((grid.HALF_WORLD_M - xy.top) / size)
-    right = math.ceil((xy.right + grid.HALF_WORLD_M) / size)
-    bottom = math.ceil((grid.HALF_WORLD_M - xy.bottom) / size)
+    left = math.floor((xy.left + grid.HALF_WORLD_M) / size + _ROUNDED_PX)
+    top = math.floor((grid.HALF_WORLD_M - xy.top) / size + _ROUNDED_PX)
+    right = math.ceil((xy.right + grid.HALF_WORLD_M) / size - _ROUNDED_PX)
+    bottom = math.ceil((grid.HALF_WORLD_M - xy.bottom) / size - _ROUNDED_PX)
     return left, top, max(right, left + 1), max(bottom, top + 1)

@@ -26,6 +26,9 @@ class Progress:
     subject: str = ""
     """What it is done to, where there are several: the name of a source."""
 
+    note: str = ""
+    """A line for a person, of something that happened or that the run waits for; no new figures then."""
+
     @property
     def title(self) -> str:
         """Stage and subject, as a person reads them."""

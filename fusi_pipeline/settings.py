@@ -15,11 +15,14 @@ from pathlib import Path
 import psutil
 
 from fusi_pipeline.errors import SettingInvalid
+from fusi_pipeline.machine_memory import total_mib
 from fusi_pipeline.tiles.mbtiles import WriterPace
+from fusi_pipeline.watchdog import Limits
 
 _DEFAULT_CACHE_MIB = 192
 """Holds the strips of a float32 file 20,000 pixels wide that a row of blocks needs."""
 _DEFAULT_BUDGET_SHARE = 0.5
+ON_DISK_FULL = ("stop", "wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,14 @@ class Settings:
     """FUSI_MB_CHECKPOINT_INTERVAL, FUSI_MB_COMMIT_SLEEP_SEC, FUSI_MB_BATCH_SLEEP_SEC."""
     scratch: Path | None = None
     """Folder for temporary files (TMPDIR); in the output folder where None."""
+    watchdog_memory_mb: int | None = None
+    """What a worker may take, in MiB (FUSI_WATCHDOG_MEMORY_MB)."""
+    watchdog_time_s: float | None = None
+    """How long it may be at one task (FUSI_WATCHDOG_TIME_SECONDS)."""
+    memory_floor_mb: int | None = None
+    """Available memory in MiB under which there are fewer workers (FUSI_MEMORY_FLOOR_MB)."""
+    on_disk_full: str = "stop"
+    """What a run does when its disk is full, `wait` or `stop` (FUSI_ON_DISK_FULL)."""
 
     @property
     def sources_dir(self) -> Path:
@@ -59,6 +70,13 @@ class Settings:
     def index_path(self, name: str) -> Path:
         """Return where the index of a source is."""
         return self.sources_dir / f"{name}.index.db"
+
+    @property
+    def limits(self) -> Limits:
+        """What workers may take."""
+        return Limits(
+            memory_mib=self.watchdog_memory_mb, time_s=self.watchdog_time_s, floor_mib=self.memory_floor_mb
+        )
 
     @property
     def scratch_dir(self) -> Path:
@@ -100,12 +118,16 @@ def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
             batch_sleep_s=_number(env, "FUSI_MB_BATCH_SLEEP_SEC", 0.0),
         ),
         scratch=_scratch(env.get("TMPDIR", "")),
+        watchdog_memory_mb=_whole(env, "FUSI_WATCHDOG_MEMORY_MB", 0, 1) or None,
+        watchdog_time_s=_number(env, "FUSI_WATCHDOG_TIME_SECONDS", 0.0) or None,
+        memory_floor_mb=_whole(env, "FUSI_MEMORY_FLOOR_MB", -1, 0) if env.get("FUSI_MEMORY_FLOOR_MB") else None,
+        on_disk_full=_one_of(env, "FUSI_ON_DISK_FULL", ON_DISK_FULL),
     )
 
 
 def default_memory_mb() -> int:
-    """Return half of the machine's memory in MiB."""
-    return int(psutil.virtual_memory().total * _DEFAULT_BUDGET_SHARE) >> 20
+    """Return half of the memory, in MiB, of the machine or of the container."""
+    return int(total_mib() * _DEFAULT_BUDGET_SHARE)
 
 
 def _cpus() -> int:
@@ -139,6 +161,14 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     if not (value >= 0 and math.isfinite(value)):
         raise SettingInvalid(name, text, "a number of at least 0")
     return value
+
+
+def _one_of(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """Return a word of a list, the first by default."""
+    text = env.get(name) or choices[0]
+    if text not in choices:
+        raise SettingInvalid(name, text, " or ".join(choices))
+    return text
 
 
 def _scratch(text: str) -> Path | None:

@@ -316,6 +316,8 @@ class TerrainInput:
 
 def _encoding(reader: TileReader, options: InputOptions) -> str:
     encoding = options.encoding or reader.metadata.encoding
+    if reader.metadata.is_picture and not options.encoding:
+        raise ArchiveUnsuitable(reader.path, "holds the pictures of a layer and no heights")
     if encoding not in DECODERS:
         stated = f"encoding {encoding!r}" if encoding else "no encoding"
         raise ArchiveUnsuitable(

@@ -1,4 +1,4 @@
-"""What one tile holds, heights or lineage, and the height at a position in it."""
+"""What one tile holds, heights, lineage or a picture, and the height at a position in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fusi_pipeline import lineage, lineage_files
 from fusi_pipeline.at import pixel_at, step_m
 from fusi_pipeline.errors import ArchiveUnsuitable, OutputExists, UsageError
-from fusi_pipeline.preview import tile_heights
+from fusi_pipeline.preview import tile_heights, tile_picture
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import TileReader
 from fusi_pipeline.tiles.files import replacing
@@ -49,12 +49,14 @@ def said(height: float | None) -> str:
 def facts(reader: TileReader, tile: Tile) -> dict[str, object]:
     """Return what a tile holds: size, bounds, and heights, missing share and vertical step, or sources.
 
-    Raises ArchiveUnsuitable where the archive has no such tile or holds neither.
+    Of a picture, how much of it is transparent. Raises ArchiveUnsuitable where
+    the archive has no such tile or holds none of these.
     """
     data = reader.read(tile)
     if data is None:
         raise ArchiveUnsuitable(reader.path, f"has no tile {tile}")
     held = _sources if lineage_files.is_lineage(reader.metadata) else _heights
+    held = _picture if reader.metadata.is_picture else held
     return {
         "tile": str(tile),
         "bytes": len(data),
@@ -73,6 +75,16 @@ def _heights(reader: TileReader, tile: Tile) -> dict[str, object]:
         "maximum_m": float(valid.max()) if valid.size else None,
         "missing": f"{1 - valid.size / heights.size:.2%}",
         "vertical_step_m": step_m(reader.metadata, tile.z),
+    }
+
+
+def _picture(reader: TileReader, tile: Tile) -> dict[str, object]:
+    pixels = tile_picture(reader, tile)
+    assert pixels is not None, "the tile was read before"
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    return {
+        "pixels": f"{pixels.shape[1]} x {pixels.shape[0]}",
+        "transparent": f"{0.0 if alpha is None else 1 - np.count_nonzero(alpha) / alpha.size:.2%}",
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusi_pipeline import integrity, lineage_check, lineage_files
+from fusi_pipeline import integrity, lineage_check, lineage_files, picture_check
 from fusi_pipeline.archive_rules import ArchiveRules, rules_of
 from fusi_pipeline.deep import DeepResult, ZoomFigures, check_tiles, figures
 from fusi_pipeline.errors import ArchiveUnreadable, PackerUnavailable
@@ -49,6 +49,8 @@ class VerifyReport:
     path: Path
     format: str
     """`mbtiles` or `pmtiles`."""
+    holds: str
+    """`heights`, `lineage` or `pictures`, by what the archive states."""
     tiles: int
     decoded: int
     """Tiles that were decoded and looked at."""
@@ -96,11 +98,12 @@ def verify(path: Path, *, sample: int = 1000) -> Generator[Progress, None, Verif
             if len(found) >= _MOST_PROBLEMS:
                 found.append(f"and perhaps more: stopped after {_MOST_PROBLEMS} problems")
                 break
-        kind = kind_of(reader)
+        kind, holds = kind_of(reader), _held(reader)
     opinion = _second_opinion(path, kind, found)
     return VerifyReport(
         path=path,
         format=kind,
+        holds=holds,
         tiles=total,
         decoded=decoded,
         minimum_m=_known(low),
@@ -148,6 +151,9 @@ class _Deep:
     counts: dict[int, int] = field(default_factory=dict)
     result: DeepResult = field(default_factory=DeepResult)
     opinion: str = "not asked"
+    pictures: int = 0
+    """Pictures that were looked at."""
+    advice: list[str] = field(default_factory=list)
 
     def run(self, reader: TileReader, sources: TileReader | None) -> Generator[Progress, None, None]:
         """Check all there is to check; a sample as large as the archive is all of it."""
@@ -160,7 +166,14 @@ class _Deep:
             self.problems += lineage_check.pair_problems(reader, sources)
         elif lineage_files.is_lineage(reader.metadata):
             self._with_terrain(reader)
-        if self.counts:
+        if self.counts and reader.metadata.is_picture:
+            pictures = yield from picture_check.check_families(
+                reader, self.counts, self.settings.workers, sample=self.sample
+            )
+            self.pictures = pictures.tiles
+            self.advice = [picture_check.ADVICE] if pictures.problems else []
+            self.problems += pictures.problems
+        elif self.counts:
             context = DeepContext(self.path, sources.path if sources else None)
             self.result = yield from check_tiles(reader, context, self.settings, sample=self.sample)
             if sources is not None and not self.sample:
@@ -204,18 +217,20 @@ class _Deep:
         """Return what was found."""
         rules, result = rules_of(reader.metadata), self.result
         kinds = dict.fromkeys((*result.problems.kinds, *result.suspects.kinds))
-        advice = [ADVICE[kind] for kind in kinds]
+        advice = [*self.advice, *(ADVICE[kind] for kind in kinds)]
+        by_file = [_FILE_ADVICE] if self.problems and not self.advice else []
         return VerifyReport(
             path=self.path,
             format=kind_of(reader),
+            holds=_held(reader),
             tiles=sum(self.counts.values()),
-            decoded=result.tiles,
+            decoded=result.tiles or self.pictures,
             minimum_m=_known(result.minimum_m),
             maximum_m=_known(result.maximum_m),
             second_opinion=self.opinion,
             problems=(*self.problems, *result.problems.lines()),
             suspects=(*self.suspects, *result.suspects.lines()),
-            advice=(*([_FILE_ADVICE] if self.problems else []), *advice),
+            advice=(*by_file, *advice),
             deep=self._facts(rules, beside),
         )
 
@@ -231,6 +246,12 @@ def _text_of(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise ArchiveUnreadable(path, f"holds text that is none ({error.reason}); make it again") from error
+
+
+def _held(reader: TileReader) -> str:
+    if reader.metadata.is_picture:
+        return "pictures"
+    return "lineage" if lineage_files.is_lineage(reader.metadata) else "heights"
 
 
 def _known(value: float) -> float | None:
@@ -256,6 +277,8 @@ def _tile_problem(reader: TileReader, tile: Tile) -> tuple[str, tuple[float, flo
         return str(error), nothing
     if data is None:
         return "is listed and cannot be read", nothing
+    if reader.metadata.is_picture:
+        return picture_check.tile_problem(data, reader.metadata, tile), nothing
     try:
         pixels = decode_webp(data)
     except ImageInvalid as error:

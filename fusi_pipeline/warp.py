@@ -143,29 +143,39 @@ def warp(
     window: TargetWindow,
     parameters: WarpParameters,
     *,
+    part: TargetWindow | None = None,
     threads: int = 1,
 ) -> Heights:
     """Return the heights of a target window, shape (height, width), NaN where no file has any.
 
     `files` are those that may touch the window, in order of precedence where
     they overlap on one grid; of overlapping grids the finest has precedence.
-    Heights are converted to the vertical CRS that the source wants. Raises
+    Heights are converted to the vertical CRS that the source wants. Of a `part`
+    of the window only its heights are returned, which are to the last bit those
+    that it has in the whole; less is read, and less memory taken. Raises
     SourceUnreadable and OutsideGeoidGrid.
     """
-    out = np.full((window.height, window.width), np.nan, dtype=np.float32)
+    if part is None:
+        out = np.full((window.height, window.width), np.nan, dtype=np.float32)
+        place = out
+    else:  # what is not missing is not made: only the part is
+        out = np.zeros((window.height, window.width), dtype=np.float32)
+        row, col = part.row_off - window.row_off, part.col_off - window.col_off
+        place = out[row : row + part.height, col : col + part.width]
+        place.fill(np.nan)
     for pixel_grid, shift in _grids(files, parameters):
         method = parameters.resampling
         if pixel_grid.key in parameters.averaged:
             method = "average"
-        for part in _touched(window, [file for file, _, _ in pixel_grid.files]):
-            rows = slice(part.row_off - window.row_off, part.row_off - window.row_off + part.height)
-            cols = slice(part.col_off - window.col_off, part.col_off - window.col_off + part.width)
+        for near in _touched(window, [file for file, _, _ in pixel_grid.files]):
+            rows = slice(near.row_off - window.row_off, near.row_off - window.row_off + near.height)
+            cols = slice(near.col_off - window.col_off, near.col_off - window.col_off + near.width)
             target = out[rows, cols]
             before = None if shift is None else np.isnan(target)
-            _warp_grid(pixel_grid, datasets, part, method, parameters, target, threads)
+            _warp_grid(pixel_grid, datasets, near, method, parameters, target, threads, part is not None)
             if shift is not None and before is not None:
-                _convert(target, before & ~np.isnan(target), part, shift)
-    return out
+                _convert(target, before & ~np.isnan(target), near, shift)
+    return place if part is None else place.copy()
 
 
 def _grids(files: Sequence[SourceFile], parameters: WarpParameters) -> list[tuple[PixelGrid, Shift | None]]:
@@ -220,11 +230,19 @@ def _warp_grid(
     parameters: WarpParameters,
     out: Heights,
     threads: int,
+    sparing: bool,
 ) -> None:
-    if not np.isnan(out).any():
+    """Fill what is missing of a window from one pixel grid.
+
+    `sparing` means that only a part is missing, and that only what that needs
+    is to be read; coordinates are those of the whole all the same.
+    """
+    missing = np.isnan(out)
+    if not missing.any():
         return
     lattice, period = _lattice(pixel_grid, window)
-    extent = _source_extent(pixel_grid, lattice, period, resample.RADIUS_PX[method] + 1)
+    margin = resample.RADIUS_PX[method] + 1
+    extent = _source_extent(pixel_grid, lattice, period, margin)
     if extent is None:
         return
     col_off, row_off, width, height = extent
@@ -232,9 +250,14 @@ def _warp_grid(
         for quarter in window.quarters():
             row, col = quarter.row_off - window.row_off, quarter.col_off - window.col_off
             target = out[row : row + quarter.height, col : col + quarter.width]
-            _warp_grid(pixel_grid, datasets, quarter, method, parameters, target, threads)
+            _warp_grid(pixel_grid, datasets, quarter, method, parameters, target, threads, sparing)
         return
-    source = _mosaic(pixel_grid, datasets, extent, parameters)
+    if sparing:
+        near = _around(lattice, missing)
+        needed = _source_extent(pixel_grid, near, period, margin + _overshoot_px(near))
+        source = None if needed is None else _mosaic_part(pixel_grid, datasets, extent, needed, parameters)
+    else:
+        source = _mosaic(pixel_grid, datasets, extent, parameters)
     if source is None:
         return
     shifted = Lattice(lattice.spacing, lattice.x - col_off, lattice.y - row_off)
@@ -266,6 +289,51 @@ def _mosaic(
         place = mosaic[top - row_off : bottom - row_off, left - col_off : right - col_off]
         np.copyto(place, part, where=np.isnan(place))
     return mosaic
+
+
+def _mosaic_part(
+    pixel_grid: PixelGrid,
+    datasets: Datasets,
+    extent: tuple[int, int, int, int],
+    needed: tuple[int, int, int, int],
+    parameters: WarpParameters,
+) -> Heights | None:
+    """Return the mosaic of `extent` of which only the rectangle `needed` may be looked at.
+
+    The system gives memory to the pages that are written to, and no others.
+    """
+    col_off, row_off, width, height = extent
+    left, top = max(needed[0], col_off), max(needed[1], row_off)
+    right = min(needed[0] + needed[2], col_off + width)
+    bottom = min(needed[1] + needed[3], row_off + height)
+    if left >= right or top >= bottom:
+        return None
+    part = _mosaic(pixel_grid, datasets, (left, top, right - left, bottom - top), parameters)
+    if part is None:
+        return None
+    mosaic = np.empty((height, width), dtype=np.float32)
+    mosaic[top - row_off : bottom - row_off, left - col_off : right - col_off] = part
+    return mosaic
+
+
+def _around(lattice: Lattice, missing: npt.NDArray[np.bool_]) -> Lattice:
+    """Return the cells of a lattice that hold the missing pixels of its window."""
+    rows, cols = np.flatnonzero(missing.any(axis=1)), np.flatnonzero(missing.any(axis=0))
+    cell = 2 * lattice.spacing
+    i = slice(2 * (int(rows[0]) // cell), 2 * (int(rows[-1]) // cell) + 3)
+    j = slice(2 * (int(cols[0]) // cell), 2 * (int(cols[-1]) // cell) + 3)
+    return Lattice(lattice.spacing, lattice.x[i, j], lattice.y[i, j])
+
+
+def _overshoot_px(lattice: Lattice) -> int:
+    """Return by how many pixels coordinates within the cells may lie beyond those at their corners."""
+    bent = [0.0]
+    for grid_of in (lattice.x, lattice.y):
+        for axis in (0, 1):
+            with np.errstate(invalid="ignore"):  # positions that have no coordinates
+                second = np.abs(np.diff(grid_of, n=2, axis=axis))
+            bent.append(float(np.max(second, initial=0.0, where=np.isfinite(second))))
+    return 1 + math.ceil(sum(bent))
 
 
 def _lattice(pixel_grid: PixelGrid, window: TargetWindow) -> tuple[Lattice, float]:

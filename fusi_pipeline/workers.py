@@ -2,7 +2,8 @@
 
 Workers come from a fork server that has imported and compiled everything once,
 so that a new worker costs milliseconds and their memory is apart. They ignore
-Ctrl-C and SIGTERM (the parent decides) and end by themselves when the parent is gone.
+Ctrl-C and SIGTERM (the parent decides) and end by themselves when the parent is
+gone. A task whose worker ended is tried again, then in smaller parts.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any, TypeVar
 
 from fusi_pipeline.errors import WorkerLost
+from fusi_pipeline.watchdog import Limits
+from fusi_pipeline.worker_pool import WorkerGone, WorkerPool, serve_tasks
 
 Task = TypeVar("Task")
 
@@ -34,10 +38,37 @@ WINDOW_PER_WORKER = 2
 """Tasks taken and not yet answered, per worker: one under way and one waiting."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smaller:
+    """How a task is done in parts that take less, one after another."""
+
+    parts: Callable[[Any], Sequence[object]]
+    """The parts of a task; none where it cannot be less."""
+    work: str
+    """The function that works on a part, as `package.module:function`."""
+    joined: Callable[[Any, Sequence[Any]], Any]
+    """What the answers of all parts of a task come to."""
+    join_work: str = ""
+    """The function that makes the answer of that in a worker; empty where it is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """In place of an answer: the task could not be done, neither as a whole nor in parts."""
+
+    what: str
+    reason: str
+    """Why, as the end of a sentence that begins with `a worker`."""
+
+
 @contextmanager
 def process_pool(
-    workers: int, module: str, context: object, environment: Mapping[str, str]
-) -> Iterator[Executor]:
+    workers: int,
+    module: str,
+    context: object,
+    environment: Mapping[str, str],
+    limits: Limits | None = None,
+) -> Iterator[WorkerPool]:
     """Yield an executor of `workers` processes that have imported `module`, a dotted name.
 
     `environment` is set in each worker, then the module's `start(context)` is
@@ -46,13 +77,11 @@ def process_pool(
     """
     method = _Context()
     method.set_forkserver_preload(list(PRELOAD))
-    pool = ProcessPoolExecutor(
-        workers, mp_context=method, initializer=_start, initargs=(dict(environment), module, context)
-    )
+    pool = WorkerPool(workers, method, _main, (dict(environment), module, context), limits or Limits())
     try:
         yield pool
     except BaseException:
-        _kill(pool)
+        pool.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -63,12 +92,18 @@ def in_order(
     work: str,
     tasks: Iterable[tuple[Task, bool]],
     window: int,
+    *,
+    smaller: Smaller | None = None,
+    keep_going: bool = False,
 ) -> Iterator[tuple[Task, Any]]:
     """Yield (task, answer) in the order of the tasks, never more than `window` of them under way.
 
     `work` names a function as `package.module:function`. Each task comes with
     whether it needs work; one that does not is yielded with None in its turn.
-    Raises what a task raised, and WorkerLost where a process died.
+    A task whose worker ended is tried once more, and in parts where `smaller`
+    says how; one that took more than its limit in parts at once. Raises what a
+    task raised, and where nothing helped WorkerLost, or yields Lost if it is to
+    `keep_going`.
     """
     pending: deque[tuple[Task, Future[Any] | None]] = deque()
     source = iter(tasks)
@@ -88,9 +123,12 @@ def in_order(
             if future is None:
                 yield task, None
                 continue
-            answer = future.result()
+            answer = _answer(executor, work, task, future, smaller)
             busy -= 1
+            if isinstance(answer, Lost) and not keep_going:
+                raise WorkerLost(answer.what, answer.reason)
             yield task, answer
+            del answer
     except BrokenProcessPool as error:
         raise WorkerLost(f"{task}") from error
     finally:
@@ -99,27 +137,66 @@ def in_order(
                 future.cancel()
 
 
+def _answer(executor: Executor, work: str, task: object, future: Future[Any], smaller: Smaller | None) -> Any:
+    """Return the answer to a task, however often it has to be tried, or Lost."""
+    try:
+        return future.result()
+    except WorkerGone as gone:
+        parts = () if smaller is None else smaller.parts(task)
+        if not gone.over_limit or not parts:
+            _note(executor, f"{task}: a worker {gone.reason}; tried again")
+            try:
+                return executor.submit(_call, work, task).result()
+            except WorkerGone as again:
+                gone = again
+        if not parts or smaller is None:
+            return _lost(executor, task, gone)
+        _note(executor, f"{task}: a worker {gone.reason}; tried again in {len(parts)} parts")
+    try:
+        return _in_parts(executor, task, parts, smaller)
+    except WorkerGone as gone:
+        return _lost(executor, task, gone)
+
+
+def _in_parts(executor: Executor, task: object, parts: Sequence[object], smaller: Smaller) -> Any:
+    """Return the answer to a task made of those to its parts. Raises WorkerGone."""
+    answers = [executor.submit(_call, smaller.work, part).result() for part in parts]
+    joined = smaller.joined(task, answers)
+    return executor.submit(_call, smaller.join_work, joined).result() if smaller.join_work else joined
+
+
+def _lost(executor: Executor, task: object, gone: WorkerGone) -> Lost:
+    _note(executor, f"{task}: a worker {gone.reason}; left out")
+    return Lost(f"{task}", gone.reason)
+
+
+def _note(executor: Executor, text: str) -> None:
+    if isinstance(executor, WorkerPool):
+        executor.notes.append(text)
+
+
 class _Process(ForkServerProcess):
     """A worker that does not run the parent's main module again, as new processes otherwise do."""
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
+        with without_main():
             return ForkServerProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
 
 
 class _Context(ForkServerContext):
     Process = _Process
 
 
-def _kill(pool: ProcessPoolExecutor) -> None:
-    """End the workers of a pool; from Python 3.14 on it has a method for that."""
-    for process in list((pool._processes or {}).values()):
-        process.kill()
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Let a process that is started meanwhile not run this one's main module again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _call(work: str, task: object) -> object:
@@ -127,17 +204,22 @@ def _call(work: str, task: object) -> object:
     return getattr(importlib.import_module(module), function)(task)
 
 
-def _start(environment: dict[str, str], module: str, context: object) -> None:
+def _main(pipe: Connection, environment: dict[str, str], module: str, context: object) -> None:
+    """Be a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ.update(environment)
+    end_with_parent()
+    serve_tasks(pipe, lambda: importlib.import_module(module).start(context))
+
+
+def end_with_parent() -> None:
+    """End this process as soon as its parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    importlib.import_module(module).start(context)
 
 
 def _end_with(sentinel: int) -> None:
-    """End this process as soon as its parent has ended."""
     wait([sentinel])
     os._exit(1)

@@ -93,3 +93,78 @@ class QuadrantsInvalid(UsageError):
 
     def __init__(self, what: str, expected: str) -> None:
         super().__init__(f"{what}: a plan of quadrants expects {expected}")
+
+
+class ItemInvalid(UsageError):
+    """An item of the generation queue says something that cannot be done."""
+
+
+class ItemUnknown(FusiError):
+    """An item is asked for that the generation queue does not hold."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"item {number}: the queue holds none of that number")
+
+
+class ItemSettled(FusiError):
+    """An item is in a state in which what is asked for cannot be done."""
+
+
+class AppConfigInvalid(UsageError):
+    """The configuration of the generation app says something that cannot be used."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+class ViewInvalid(UsageError):
+    """A picture is asked for that no renderer can draw."""
+
+
+class RendererUnavailable(UsageError):
+    """The browser renderer cannot run on this machine as it is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the browser renderer cannot start: {reason}")
+
+
+class RendererBusy(FusiError):
+    """More pictures wait for the renderer than it takes."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"the renderer is busy: {waiting} pictures wait already; ask again later")
+
+
+class RendererStopped(FusiError):
+    """The renderer ended, or was never started, before it came to a picture."""
+
+    def __init__(self) -> None:
+        super().__init__("the renderer is stopped; the picture was not drawn")
+
+
+class RenderFailed(FusiError):
+    """The renderer failed at a picture, also after a restart."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the renderer failed twice at a picture: {reason}")
+
+
+class RenderTimeout(FusiError):
+    """A picture was not drawn in the time that its caller gave."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the picture was not drawn within {timeout_s:g} s; it is no longer waited for")
+
+
+class PicturesMissing(FusiError):
+    """A rectangle is to be exported of which not all is there."""
+
+    def __init__(self, name: str, quadrants: str) -> None:
+        super().__init__(f"{name}: {quadrants} missing; choose less, or have what is missing transparent")
+
+
+class PicturesThere(FusiError):
+    """Pictures are to be written where there are some, and nobody said to overwrite them."""
+
+    def __init__(self, kind: str, quadrants: str) -> None:
+        super().__init__(f"{quadrants}: has a {kind} already; say `overwrite` to replace it")

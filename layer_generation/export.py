@@ -22,15 +22,16 @@ from fusi_pipeline.tiles.archive import GENERATOR
 from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.open import open_archive
+from fusi_pipeline.tiles.picture import Pixels, joined, overview
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
 from layer_generation.advance import Advance
 from layer_generation.camera import QUADRANT_PX
 from layer_generation.errors import ImageInvalid, LayerIncomplete
 from layer_generation.export_metadata import PROVENANCE, Placing, layer_metadata, placing_of, summary_of
 from layer_generation.layer_config import read_layer
-from layer_generation.pictures import Pixels, decoded
+from layer_generation.pictures import decoded
 from layer_generation.progress import Progress
-from layer_generation.pyramid import TileFormat, overview
+from layer_generation.pyramid import TileFormat
 from layer_generation.quadrants import QuadrantStore
 
 _SUBTREE_LEVELS = 3
@@ -254,9 +255,4 @@ def _quadrant(path: Path) -> Pixels:
 
 def _joined(tile: Tile, quarters: Mapping[Tile, Pixels]) -> Pixels:
     """Return the picture of a tile, shape (512, 512, 4), from the halved ones of its children."""
-    half = QUADRANT_PX // 2
-    whole = np.zeros((QUADRANT_PX, QUADRANT_PX, 4), dtype=np.uint8)
-    for child, quarter in quarters.items():
-        row, col = child.y % 2 * half, child.x % 2 * half
-        whole[row : row + half, col : col + half] = quarter
-    return whole
+    return joined([quarters.get(child) for child in grid.children(tile)])

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusi_pipeline.tiles import grid
-from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata
+from fusi_pipeline.tiles.archive import GENERATOR, PICTURES, ArchiveMetadata
 from fusi_pipeline.tiles.grid import HALF_WORLD_M, Bounds, Tile
 from layer_generation.camera import QUADRANT_PX, Geometry, MercatorGrid, geometry_json
 from layer_generation.errors import GeometryInvalid
 from layer_generation.layer_config import LayerConfig
 from layer_generation.progress import Progress
 
-PROVENANCE = "fusi_layer"
+PROVENANCE = PICTURES
 """Key of the metadata under which a layer says how it was made."""
 FLAT = "fusi_flat"
 """Key under which a layer that lies on no grid of the Earth says where its quadrants are."""

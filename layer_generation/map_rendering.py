@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,6 +78,21 @@ def render_map(
                 pictures = _pictures(pool, workers, terrain, wanted, style)
                 yield from _stored(store, pictures, len(wanted))
     return RenderReport(folder, len(wanted), len(done), style)
+
+
+def paint(folder: Path, quadrants: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield quadrants of a web-mercator map with renders as PNG, in the map's style; nothing is stored.
+
+    Raises GeometryInvalid for an isometric map, ArchiveMissing, UsageError.
+    """
+    with QuadrantStore(folder) as store:
+        geometry = store.geometry
+        if not isinstance(geometry, MercatorGrid):
+            raise GeometryInvalid(f"{folder}: is seen through an isometric camera, which only a browser draws")
+        with Terrain(terrain_of(store, None), geometry.zoom) as terrain:
+            style = _settled(store, terrain, None, None, redo=not len(store.coordinates("render")))
+            for x, y in quadrants:
+                yield x, y, _drawn(with_margin(x, y, terrain.heights), y, terrain.zoom, style)
 
 
 def _settled(

@@ -30,10 +30,10 @@ def decoded(data: bytes, what: Path | str, most_pixels: int = MOST_PIXELS) -> Pi
                     what, f"{image.width} x {image.height} px is more than {most_pixels} pixels"
                 )
             image.load()
-            if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-                raise ImageInvalid(what, f"a picture of mode {image.mode}, not of 8 bits a channel")
             if image.mode == "RGB":
                 return np.asarray(image)
+            if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+                return _of_16_bits(np.asarray(image), image.mode, what)
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 over = image.convert("RGBA")
                 flat = Image.new("RGBA", over.size, (*BACKGROUND, 255))
@@ -48,6 +48,14 @@ def decoded(data: bytes, what: Path | str, most_pixels: int = MOST_PIXELS) -> Pi
         raise ImageInvalid(what, f"does not decode as a picture ({error})") from error
 
 
+def _of_16_bits(values: npt.NDArray[np.generic], mode: str, what: Path | str) -> Pixels:
+    """Return a grey picture of 16 bits with 8; other numbers have no brightness that all would agree on."""
+    if mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ImageInvalid(what, f"a picture of mode {mode}, not of 8 or 16 bits a channel")
+    grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Return an array of shape (rows, cols), (rows, cols, 3) or (rows, cols, 4) as PNG bytes."""
     buffer = io.BytesIO()
@@ -56,5 +64,8 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return a picture at another size, by Lanczos."""
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    """Return a picture at another size: the mean of whole pixels where they fit, else by Lanczos."""
+    rows, cols = pixels.shape[:2]
+    whole = rows % height == 0 and cols % width == 0
+    method = Image.Resampling.BOX if whole else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(pixels).resize((width, height), method))

@@ -6,71 +6,21 @@ waits for are complete. Any number of processes may share a layer.
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.tiles.files import writable_folder
-from fusi_pipeline.tiles.sqlite import sqlite_errors
-from layer_generation.errors import LayerMissing, MapUnreadable
+from layer_generation.blocks import STATUSES, BlockRow, NewBlock
+from layer_generation.progress_file import FILENAME, ProgressFile
 
-FILENAME = "progress.db"
-STATUSES = ("pending", "in_progress", "complete", "error")
-_VERSION = 1
-_BUSY_TIMEOUT_S = 30.0
-_SCHEMA = """
-CREATE TABLE generation_plan (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    step INTEGER NOT NULL CHECK (step IN (1, 2, 3)),
-    block_type TEXT NOT NULL CHECK (block_type IN ('2x2', '1x2', '2x1', '1x1')),
-    top_left_x INTEGER NOT NULL,
-    top_left_y INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    height INTEGER NOT NULL,
-    status TEXT NOT NULL DEFAULT 'pending'
-        CHECK (status IN ('pending', 'in_progress', 'complete', 'error')),
-    model_name TEXT,
-    started_at REAL,
-    completed_at REAL,
-    error_message TEXT,
-    wave INTEGER NOT NULL DEFAULT 0,
-    extension INTEGER NOT NULL DEFAULT 0,
-    reason TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    waiting INTEGER NOT NULL DEFAULT 0,
-    not_before REAL NOT NULL DEFAULT 0,
-    worker TEXT,
-    lease_until REAL,
-    provenance TEXT,
-    UNIQUE (step, top_left_x, top_left_y)
-);
-CREATE INDEX idx_plan_status ON generation_plan (status, step);
-CREATE INDEX idx_plan_ready ON generation_plan (id) WHERE status = 'pending' AND waiting = 0;
-CREATE INDEX idx_plan_leased ON generation_plan (lease_until) WHERE status = 'in_progress';
-CREATE TABLE block_edges (
-    block INTEGER NOT NULL REFERENCES generation_plan (id),
-    waits_for INTEGER NOT NULL REFERENCES generation_plan (id),
-    PRIMARY KEY (block, waits_for)
-) WITHOUT ROWID;
-CREATE INDEX idx_edges_back ON block_edges (waits_for, block);
-CREATE TABLE block_quadrants (
-    x INTEGER NOT NULL, y INTEGER NOT NULL,
-    block INTEGER NOT NULL REFERENCES generation_plan (id),
-    PRIMARY KEY (x, y)
-) WITHOUT ROWID;
-CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT);
-"""
+__all__ = ["FILENAME", "STATUSES", "BlockRow", "NewBlock", "Progress"]
+
 _BLOCK = (
     "id, step, wave, top_left_x, top_left_y, width, height, status, attempts,"
     " model_name, error_message, extension, reason"
 )
+_GIVEN_BACK = "status = 'pending', worker = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
 _HELD = (
     "WITH RECURSIVE held (id) AS (SELECT id FROM generation_plan WHERE status = 'error' UNION"
     " SELECT e.block FROM held JOIN block_edges e ON e.waits_for = held.id)"
@@ -82,85 +32,8 @@ _FIRST_OPEN_STEP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRow:
-    """One block of a layer."""
-
-    id: int
-    step: int
-    wave: int
-    x: int
-    y: int
-    width: int
-    height: int
-    status: str
-    attempts: int
-    """How often it was tried."""
-    model_name: str | None
-    error_message: str | None
-    extension: int
-    """0 for what was planned first, then 1, 2, ... for what came into the map later."""
-    reason: str | None
-    """Why its shape of the map allows no legal block here; None where it is legal."""
-
-    @property
-    def quadrants(self) -> tuple[tuple[int, int], ...]:
-        """The (x, y) of its quadrants, row by row."""
-        return tuple(
-            (x, y) for y in range(self.y, self.y + self.height) for x in range(self.x, self.x + self.width)
-        )
-
-    def __str__(self) -> str:
-        return f"block {self.id} ({self.width}x{self.height} at {self.x},{self.y})"
-
-
-@dataclass(frozen=True, slots=True)
-class NewBlock:
-    """A block to be added to a plan."""
-
-    step: int
-    wave: int
-    x: int
-    y: int
-    width: int
-    height: int
-    extension: int = 0
-    """0 for what was planned first, then 1, 2, ... for what came into the map later."""
-    reason: str | None = None
-
-
-class Progress:
-    """An open `progress.db`. Use it as a context manager; one object is for one thread."""
-
-    def __init__(self, layer_dir: Path, clock: Callable[[], float] = time.time) -> None:
-        """Open the database of a layer. Raises LayerMissing and MapUnreadable."""
-        self.path = layer_dir / FILENAME
-        self._clock = clock
-        if not self.path.is_file():
-            raise LayerMissing(layer_dir, f"holds no {FILENAME}")
-        try:
-            self._connection = _connected(self.path)
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as error:
-            raise MapUnreadable(self.path, f"cannot be read ({error})") from error
-        if version != _VERSION:
-            raise MapUnreadable(self.path, f"is of version {version}, this fusi reads {_VERSION}")
-
-    @classmethod
-    def create(cls, layer_dir: Path, clock: Callable[[], float] = time.time) -> Self:
-        """Make the empty database of a layer, in a folder that has none."""
-        writable_folder(layer_dir)
-        path = layer_dir / FILENAME
-        with sqlite_errors(path):
-            connection = _connected(path)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-            connection.execute("COMMIT")
-            connection.close()
-        return cls(layer_dir, clock)
+class Progress(ProgressFile):
+    """The blocks of a layer under way. Use it as a context manager; one object is for one thread."""
 
     # The plan
 
@@ -210,14 +83,16 @@ class Progress:
             ).fetchall()
         return [(int(x), int(y)) for x, y in rows]
 
-    def pending(self, *, step: int | None = None, blocks: Sequence[int] | None = None) -> int:
-        """Return how many blocks are pending and not held back by a failed one."""
+    def pending(
+        self, *, step: int | None = None, blocks: Sequence[int] | None = None, most: int = 10_000
+    ) -> int:
+        """Return how many blocks are pending and not held back by a failed one, counted up to `most`."""
         chosen, values = _chosen(step, blocks)
         with self._readable():
             (count,) = self._connection.execute(
-                f"{_HELD} SELECT count(*) FROM generation_plan WHERE status = 'pending'"
-                f" AND id NOT IN (SELECT id FROM held){chosen}",
-                values,
+                f"{_HELD} SELECT count(*) FROM (SELECT 1 FROM generation_plan WHERE status = 'pending'"
+                f" AND id NOT IN (SELECT id FROM held){chosen} LIMIT ?)",
+                (*values, most),
             ).fetchone()
         return int(count)
 
@@ -287,8 +162,7 @@ class Progress:
             chosen += _FIRST_OPEN_STEP
         with self._transaction() as connection:
             connection.execute(
-                "UPDATE generation_plan SET status = 'pending', worker = NULL, lease_until = NULL"
-                " WHERE status = 'in_progress' AND lease_until < ?",
+                f"UPDATE generation_plan SET {_GIVEN_BACK} WHERE status = 'in_progress' AND lease_until < ?",
                 (now,),
             )
             row = connection.execute(
@@ -353,18 +227,23 @@ class Progress:
         )
 
     def reclaim(self, is_dead: Callable[[str], bool]) -> int:
-        """Give back the blocks of workers that are no more, whatever their leases; return how many."""
-        with self._transaction() as connection:
-            rows = connection.execute(
+        """Give back the blocks of workers that are no more, whatever their leases; return how many.
+
+        The attempt that ended with the worker does not count: it says nothing of the picture.
+        """
+        with self._readable():
+            rows = self._connection.execute(
                 "SELECT id, worker FROM generation_plan WHERE status = 'in_progress'"
             ).fetchall()
-            dead = [(block,) for block, worker in rows if worker is None or is_dead(worker)]
-            connection.executemany(
-                "UPDATE generation_plan SET status = 'pending', worker = NULL, lease_until = NULL"
-                " WHERE id = ?",
+        dead = [(block, worker) for block, worker in rows if worker is None or is_dead(worker)]
+        if not dead:
+            return 0
+        with self._transaction() as connection:
+            return connection.executemany(
+                f"UPDATE generation_plan SET {_GIVEN_BACK}"
+                " WHERE status = 'in_progress' AND id = ? AND worker IS ?",
                 dead,
-            )
-        return len(dead)
+            ).rowcount
 
     def reopen(self, blocks: Sequence[int]) -> None:
         """Make complete blocks pending again; what waits for them waits again."""
@@ -440,27 +319,6 @@ class Progress:
                 " WHERE status = 'complete' ORDER BY id"
             )
 
-    def fact(self, key: str) -> str | None:
-        """Return a value of the metadata."""
-        with self._readable():
-            row = self._connection.execute("SELECT value FROM metadata WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def set_fact(self, key: str, value: str) -> None:
-        """Set a value of the metadata."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", (key, value))
-
-    def close(self) -> None:
-        """Release the file."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _own(self, block: int, worker: str, change: str, values: tuple[object, ...]) -> bool:
         with self._transaction() as connection:
             done = connection.execute(
@@ -468,24 +326,6 @@ class Progress:
                 (*values, block, worker),
             ).rowcount
         return bool(done)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with sqlite_errors(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise MapUnreadable(self.path, f"cannot be read ({error})") from error
 
 
 def _chosen(step: int | None, blocks: Sequence[int] | None) -> tuple[str, tuple[object, ...]]:
@@ -499,9 +339,3 @@ def _chosen(step: int | None, blocks: Sequence[int] | None) -> tuple[str, tuple[
         text += " AND id IN (SELECT value FROM json_each(?))"
         values.append("[" + ",".join(str(int(one)) for one in blocks) + "]")
     return text, tuple(values)
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection

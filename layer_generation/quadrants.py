@@ -28,8 +28,14 @@ FILENAME = "quadrants.db"
 Kind = Literal["render", "generation"]
 KINDS: tuple[Kind, ...] = ("render", "generation")
 FLAGS = ("flagged", "starred", "is_water", "is_reference")
+FACTS = "facts"
+"""Kind of a change to flags or notes."""
 _BUSY_TIMEOUT_S = 30.0
 _PAGE_SIZE = 16384
+_FEW = 200
+"""Changed quadrants that are looked at one by one."""
+
+_FACTS_OF = f"quadrant_x, quadrant_y, render IS NOT NULL, generation IS NOT NULL, notes, {', '.join(FLAGS)}"
 
 _migrations = Migrations("fusi-quadrants")
 
@@ -63,6 +69,67 @@ def index_of_pictures(db: Database) -> None:
     """Create the indexes that tell which quadrants have pictures without touching these."""
     for kind in KINDS:
         db.execute(f"CREATE INDEX has_{kind} ON quadrants (quadrant_x, quadrant_y) WHERE {kind} IS NOT NULL")
+
+
+@_migrations()
+def changes_and_makers(db: Database) -> None:
+    """Have every change, by whichever program, leave its revision; keep what made a picture."""
+    db.execute(
+        """
+        CREATE TABLE quadrant_changes (
+            revision INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
+            UNIQUE (kind, x, y)
+        )
+        """
+    )
+    db.execute(
+        """
+        CREATE TABLE made (
+            kind TEXT NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
+            item TEXT NOT NULL, facts TEXT NOT NULL,
+            PRIMARY KEY (kind, x, y)
+        ) WITHOUT ROWID
+        """
+    )
+
+    def leave(kind: str, row: str) -> str:
+        # not INSERT OR REPLACE: the conflict policy of the statement that fires a trigger wins
+        place = f"('{kind}', {row}.quadrant_x, {row}.quadrant_y)"
+        return (
+            f"DELETE FROM quadrant_changes WHERE (kind, x, y) = {place};"
+            f" INSERT INTO quadrant_changes (kind, x, y) VALUES {place};"
+            f" DELETE FROM made WHERE (kind, x, y) = {place};"
+        )
+
+    for kind in (*KINDS, FACTS):
+        columns = ", ".join((*FLAGS, "notes")) if kind == FACTS else kind
+        db.execute(
+            f"CREATE TRIGGER {kind}_changed AFTER UPDATE OF {columns} ON quadrants"
+            f" BEGIN {leave(kind, 'NEW')} END"
+        )
+        there = "1" if kind == FACTS else f"NEW.{kind} IS NOT NULL"
+        db.execute(
+            f"CREATE TRIGGER {kind}_added AFTER INSERT ON quadrants WHEN {there}"
+            f" BEGIN {leave(kind, 'NEW')} END"
+        )
+        db.execute(f"CREATE TRIGGER {kind}_removed AFTER DELETE ON quadrants BEGIN {leave(kind, 'OLD')} END")
+    db.execute(f"CREATE INDEX marks ON quadrants (quadrant_y, quadrant_x, {', '.join(FLAGS)})")
+    db.execute("CREATE INDEX noted ON quadrants (quadrant_x, quadrant_y) WHERE notes <> ''")
+
+
+@dataclass(frozen=True, slots=True)
+class QuadrantState:
+    """What a map has of a quadrant, and how new that is."""
+
+    x: int
+    y: int
+    has_render: bool
+    has_generation: bool
+    flags: frozenset[str]
+    has_note: bool
+    version: int
+    """Revision of its newest change; 0 where nothing changed since the map was made by an older fusi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +200,19 @@ class QuadrantStore:
             db.close()
         return cls(folder)
 
+    def require_own(self) -> None:
+        """Raise MapUnreadable where the map is another program's, which fusi only reads."""
+        if not self.is_ours:
+            raise MapUnreadable(self.path, "is not of fusi and only read; see `fusi layer map import`")
+
+    def one(self, x: int, y: int) -> QuadrantFacts:
+        """Return what is known of a quadrant."""
+        with self._readable():
+            row = self._db.execute(
+                f"SELECT {_FACTS_OF} FROM quadrants WHERE quadrant_x = ? AND quadrant_y = ?", (x, y)
+            ).fetchone()
+        return QuadrantFacts(x, y, False, False, frozenset(), "") if row is None else _facts(*row)
+
     @property
     def geometry(self) -> Geometry:
         """Where the quadrants lie. Raises GeometryInvalid."""
@@ -177,6 +257,23 @@ class QuadrantStore:
             ).fetchone()
         return None if row is None or row[0] is None else bytes(row[0])
 
+    def holds(self, x: int, y: int) -> bool:
+        """Tell whether the map has a quadrant, with or without pictures."""
+        with self._readable():
+            row = self._db.execute(
+                "SELECT 1 FROM quadrants WHERE quadrant_x = ? AND quadrant_y = ?", (x, y)
+            ).fetchone()
+        return row is not None
+
+    def has(self, kind: Kind, x: int, y: int) -> bool:
+        """Tell whether a quadrant has a picture."""
+        with self._readable():
+            row = self._db.execute(
+                f"SELECT {_column(kind)} IS NOT NULL FROM quadrants WHERE quadrant_x = ? AND quadrant_y = ?",
+                (x, y),
+            ).fetchone()
+        return row is not None and bool(row[0])
+
     def put(self, kind: Kind, images: Iterable[tuple[int, int, bytes | None]]) -> None:
         """Set pictures of quadrants, in one transaction; None takes a picture away."""
         column = _column(kind)
@@ -186,6 +283,121 @@ class QuadrantStore:
                 f" ON CONFLICT (quadrant_x, quadrant_y) DO UPDATE SET {column} = excluded.{column}",
                 images,
             )
+
+    def store(
+        self, kind: Kind, images: Sequence[tuple[int, int, bytes]], item: str, facts: Mapping[str, object]
+    ) -> None:
+        """Set pictures of quadrants and what made them, in one transaction."""
+        text = json.dumps(dict(facts), sort_keys=True)
+        with self._writable():
+            self.put(kind, images)
+            self._db.conn.executemany(
+                "INSERT OR REPLACE INTO made (kind, x, y, item, facts) VALUES (?, ?, ?, ?, ?)",
+                [(_column(kind), x, y, item, text) for x, y, _ in images],
+            )
+
+    def made(self, kind: Kind, x: int, y: int) -> tuple[str, dict[str, object]] | None:
+        """Return the item that made a picture and what is known of that, None where nothing is."""
+        with self._readable():
+            row = self._db.execute(
+                "SELECT item, facts FROM made WHERE (kind, x, y) = (?, ?, ?)", (_column(kind), x, y)
+            ).fetchone()
+        return None if row is None else (str(row[0]), json.loads(row[1]))
+
+    @property
+    def revision(self) -> int:
+        """The number of the newest change."""
+        with self._readable():
+            return int(
+                self._db.execute("SELECT coalesce(max(revision), 0) FROM quadrant_changes").fetchone()[0]
+            )
+
+    def version(self, kind: Kind, x: int, y: int) -> int:
+        """Return the revision of a picture's newest change."""
+        with self._readable():
+            row = self._db.execute(
+                "SELECT revision FROM quadrant_changes WHERE (kind, x, y) = (?, ?, ?)", (_column(kind), x, y)
+            ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def versions(self, kind: Kind) -> dict[tuple[int, int], int]:
+        """Return the revision of the newest change of every picture of a kind, by quadrant."""
+        column = _column(kind)
+        with self._readable():
+            known = {
+                (int(x), int(y)): int(revision)
+                for x, y, revision in self._db.execute(
+                    "SELECT x, y, revision FROM quadrant_changes WHERE kind = ?", (kind,)
+                )
+            }
+            return {
+                (int(x), int(y)): known.get((int(x), int(y)), 0)
+                for x, y in self._db.execute(
+                    f"SELECT quadrant_x, quadrant_y FROM quadrants WHERE {column} IS NOT NULL"
+                )
+            }
+
+    def states(self, since: int | None = None) -> list[QuadrantState]:
+        """Return what there is of every quadrant, or of those that changed after a revision, row by row.
+
+        One that was taken out of the map since then has nothing.
+        """
+        with self._readable():
+            versions = {
+                (int(x), int(y)): int(version)
+                for x, y, version in self._db.execute(
+                    "SELECT x, y, max(revision) FROM quadrant_changes WHERE revision > ? GROUP BY x, y",
+                    (-1 if since is None else since,),
+                )
+            }
+            if since is not None and len(versions) < _FEW:
+                return [self._state(x, y, version) for (x, y), version in sorted(versions.items(), key=_row)]
+            having = {
+                kind: {
+                    (int(x), int(y))
+                    for x, y in self._db.execute(
+                        f"SELECT quadrant_x, quadrant_y FROM quadrants WHERE {where}"
+                    )
+                }
+                for kind, where in (
+                    ("render", "render IS NOT NULL"),
+                    ("generation", "generation IS NOT NULL"),
+                    ("notes", "notes <> ''"),
+                )
+            }
+            rows = self._db.execute(
+                f"SELECT quadrant_x, quadrant_y, {', '.join(FLAGS)} FROM quadrants INDEXED BY marks"
+                " ORDER BY quadrant_y, quadrant_x"
+            ).fetchall()
+        return [
+            QuadrantState(
+                x,
+                y,
+                (x, y) in having["render"],
+                (x, y) in having["generation"],
+                frozenset(name for name, flag in zip(FLAGS, flags, strict=True) if flag and flag > 0),
+                (x, y) in having["notes"],
+                versions.get((x, y), 0),
+            )
+            for x, y, *flags in rows
+            if since is None or (x, y) in versions
+        ]
+
+    def _state(self, x: int, y: int, version: int) -> QuadrantState:
+        row = self._db.execute(
+            f"SELECT render IS NOT NULL, generation IS NOT NULL, notes <> '', {', '.join(FLAGS)}"
+            " FROM quadrants WHERE quadrant_x = ? AND quadrant_y = ?",
+            (x, y),
+        ).fetchone()
+        if row is None:
+            return QuadrantState(x, y, False, False, frozenset(), False, version)
+        flags = frozenset(name for name, flag in zip(FLAGS, row[3:], strict=True) if flag and flag > 0)
+        return QuadrantState(x, y, bool(row[0]), bool(row[1]), flags, bool(row[2]), version)
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection has written."""
+        with self._readable():
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def add(self, quadrants: Iterable[tuple[int, int]]) -> None:
         """Add quadrants without pictures; those that there are stay as they are."""
@@ -227,15 +439,9 @@ class QuadrantStore:
 
     def facts(self) -> Iterator[QuadrantFacts]:
         """Yield what is known of every quadrant, row by row."""
-        columns = ", ".join(FLAGS)
         with self._readable():
-            rows = self._db.execute(
-                f"SELECT quadrant_x, quadrant_y, render IS NOT NULL, generation IS NOT NULL, notes, {columns}"
-                " FROM quadrants ORDER BY quadrant_y, quadrant_x"
-            )
-            for x, y, render, generation, notes, *flags in rows:
-                marked = frozenset(name for name, flag in zip(FLAGS, flags, strict=True) if flag and flag > 0)
-                yield QuadrantFacts(x, y, bool(render), bool(generation), marked, notes or "")
+            for row in self._db.execute(f"SELECT {_FACTS_OF} FROM quadrants ORDER BY quadrant_y, quadrant_x"):
+                yield _facts(*row)
 
     def close(self) -> None:
         """Release the file."""
@@ -256,10 +462,20 @@ class QuadrantStore:
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
-        if not self.is_ours:
-            raise MapUnreadable(self.path, "is not of fusi and only read; see `fusi layer map import`")
+        self.require_own()
         with sqlite_errors(self.path), self._db.atomic():
             yield
+
+
+def _facts(
+    x: int, y: int, render: object, generation: object, notes: str | None, *flags: int | None
+) -> QuadrantFacts:
+    marked = frozenset(name for name, flag in zip(FLAGS, flags, strict=True) if flag and flag > 0)
+    return QuadrantFacts(x, y, bool(render), bool(generation), marked, notes or "")
+
+
+def _row(one: tuple[tuple[int, int], int]) -> tuple[int, int]:
+    return one[0][1], one[0][0]
 
 
 def _column(kind: Kind) -> str:

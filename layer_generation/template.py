@@ -8,7 +8,7 @@ beyond it beside the block, where a seam would show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -24,11 +24,19 @@ FRAME_COLOR = (255, 0, 0)
 _HALF_PX = QUADRANT_PX // 2
 _RATIO_TOLERANCE = 0.01
 """How far width : height of an answer may be from what was asked."""
+_SMALLEST_SHARE = 0.25
+"""An answer of less width than that part of what was asked is none that could be enlarged."""
+_FRAME_TOLERANCE = 48
+"""How far a channel of what a model left of the frame may be from its colour."""
+_LINE_TOLERANCE = 16
+_LINE_SHARE = 0.9
+"""A row of which such a part has one colour, which hardly any of the next row has, is a line."""
 _BAND_PX = 64
 """Known pixels so near the block tell how the answer's colours differ."""
 
 Quadrant = tuple[int, int]
 PictureOf = Callable[[int, int], Pixels]
+SourceOf = Callable[[int, int], Pixels | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,8 @@ class Placement:
     context: tuple[Quadrant, ...]
     """Finished quadrants that it shows a part of."""
     padding: tuple[Quadrant, ...]
-    """Unfinished quadrants that it shows a part of: drawn with the block, and thrown away."""
+    """Unfinished quadrants that it shows a part of, or places outside the map: drawn with the block, and
+    thrown away."""
     seams: int
     """Finished quadrants that lie beside the block just beyond the window."""
 
@@ -146,30 +155,52 @@ class Template:
     """Where the picture is finished already, shape (rows, cols)."""
     clean: Pixels
     """The image without a frame."""
+    frame_px: int = 0
+    """Width of the frame; 0 where there is none."""
 
 
 def template(
-    placement: Placement, source_of: PictureOf, finished_of: PictureOf, frame_px: int = 0
+    placement: Placement, source_of: SourceOf, finished_of: PictureOf, frame_px: int = 0
 ) -> Template:
     """Return the template of a window.
 
-    `source_of` and `finished_of` return the picture of a quadrant, shape (512, 512, 3).
+    `source_of` and `finished_of` return the picture of a quadrant, shape (512, 512, 3). Where the map has
+    none beside the block, the block's own is mirrored. Raises EndpointPermanent for a block without one.
     """
     image = np.empty((placement.height, placement.width, 3), dtype=np.uint8)
     known = np.zeros(image.shape[:2], dtype=bool)
-    own = product(
-        range(placement.x, placement.x + placement.columns), range(placement.y, placement.y + placement.rows)
-    )
-    for quadrant in (*own, *placement.padding):
-        _lay(image, placement, quadrant, source_of(*quadrant))
+    own = {
+        (x, y): _own_source(source_of, x, y)
+        for y in range(placement.y, placement.y + placement.rows)
+        for x in range(placement.x, placement.x + placement.columns)
+    }
+    for quadrant, picture in own.items():
+        _lay(image, placement, quadrant, picture)
+    for quadrant in placement.padding:
+        beside = source_of(*quadrant)
+        _lay(image, placement, quadrant, _mirrored(own, *quadrant) if beside is None else beside)
     for quadrant in placement.context:
         rows, cols = _lay(image, placement, quadrant, finished_of(*quadrant))
         known[rows, cols] = True
-    framed = image
-    if frame_px and known.any():
-        framed = image.copy()
-        _draw_frame(framed, placement, frame_px)
-    return Template(placement, framed, known, image)
+    if not frame_px or not known.any():
+        return Template(placement, image, known, image)
+    framed = image.copy()
+    _draw_frame(framed, placement, frame_px)
+    return Template(placement, framed, known, image, frame_px)
+
+
+def _own_source(source_of: SourceOf, x: int, y: int) -> Pixels:
+    picture = source_of(x, y)
+    if picture is None:
+        raise EndpointPermanent(f"the map has no picture at {x},{y}; fill it in and use --retry-errors")
+    return picture
+
+
+def _mirrored(own: Mapping[Quadrant, Pixels], x: int, y: int) -> Pixels:
+    """Return the nearest of a block's pictures, mirrored where it meets the quadrant at (x, y)."""
+    near = min(own, key=lambda one: (abs(one[0] - x) + abs(one[1] - y), one))
+    down, across = (-1 if near[1] != y else 1), (-1 if near[0] != x else 1)
+    return own[near][::down, ::across]
 
 
 def _lay(image: Pixels, placement: Placement, quadrant: Quadrant, picture: Pixels) -> tuple[slice, slice]:
@@ -206,11 +237,14 @@ def kept(
     """Return the block's quadrants of a model's answer.
 
     An answer of another size is resampled where width and height have the same
-    ratio. Raises EndpointPermanent for another ratio, EndpointRetryable for an
-    answer that differs from the known pixels by more than `max_drift`.
+    ratio. What the model left of a frame goes. Raises EndpointPermanent for another
+    ratio or a tiny answer, EndpointRetryable for an answer that differs from the
+    known pixels by more than `max_drift`.
     """
     placement = one.placement
     answer = _fitted(answer, placement.width, placement.height)
+    if one.frame_px:
+        answer = _unframed(answer, placement, one.frame_px)
     drift = 0.0
     if one.known.any():
         drift = float(np.abs(answer[one.known].astype(np.int16) - one.clean[one.known]).mean())
@@ -236,7 +270,41 @@ def _fitted(answer: Pixels, width: int, height: int) -> Pixels:
             f"the answer is {cols} x {rows} px where {width} x {height} were asked for,"
             " a shape that the model cannot do"
         )
+    if cols < width * _SMALLEST_SHARE:
+        raise EndpointPermanent(
+            f"the answer is {cols} x {rows} px where {width} x {height} were asked for, too small to enlarge"
+        )
     return resized(answer, width, height)
+
+
+def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
+    """Return the answer with what is left of the frame replaced by the pixels just inside it.
+
+    Left of it are pixels of its colour, and lines of any one colour, as of a model
+    that changes all colours alike.
+    """
+    out = answer.copy()
+    block = out[placement.block]
+    for side in (block, block[::-1], block.transpose(1, 0, 2), block[:, ::-1].transpose(1, 0, 2)):
+        inner = side[width_px]
+        for line in side[:width_px]:
+            left = _is_line(line, inner)
+            line[left] = inner[left]
+    return out
+
+
+def _is_line(line: Pixels, inner: Pixels) -> npt.NDArray[np.bool_]:
+    """Tell which pixels of a row look like the frame, and those of the row inside it do not; shape (n,)."""
+
+    def near(pixels: Pixels, colour: npt.ArrayLike, tolerance: int) -> npt.NDArray[np.bool_]:
+        off = np.abs(pixels - np.asarray(colour, dtype=np.int16))
+        return np.asarray((off <= tolerance).all(axis=-1))
+
+    red = near(line, FRAME_COLOR, _FRAME_TOLERANCE) & ~near(inner, FRAME_COLOR, _FRAME_TOLERANCE)
+    colour = np.median(line, axis=0).astype(np.int16)
+    alike = near(line, colour, _LINE_TOLERANCE)
+    is_one = alike.mean() >= _LINE_SHARE and near(inner, colour, _LINE_TOLERANCE).mean() <= 1 - _LINE_SHARE
+    return red | alike if is_one else red
 
 
 def _matched(answer: Pixels, one: Template) -> Pixels:

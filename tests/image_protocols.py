@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -32,6 +34,16 @@ class Drawing:
 
 
 @dataclass
+class PaidCall:
+    """A picture that was asked for, with the times of its arrival and of its answer (`time.monotonic`)."""
+
+    seed: object
+    arrived: float
+    answered: float = math.inf
+    """Infinite while it is under way, and where the caller did not wait for it."""
+
+
+@dataclass
 class Job:
     picture: bytes
     polls: int
@@ -43,6 +55,8 @@ class Protocols(BaseHTTPRequestHandler):
     """Answers to requests; `owner` is the server."""
 
     owner: Any
+    call: PaidCall | None = None
+    """The picture that the request under way asks for."""
 
     # Answers
 
@@ -72,6 +86,9 @@ class Protocols(BaseHTTPRequestHandler):
         fields: Mapping[str, Any],
     ) -> bytes | None:
         """Return the picture as bytes, or None where something else was answered already."""
+        self.call = PaidCall(fields.get("seed"), time.monotonic())
+        self.owner.calls.append(self.call)
+        self._wait(self.owner.takes_s())
         fault = self.owner._fault()
         if fault is not None and self._goes_wrong(fault):
             return None
@@ -189,10 +206,19 @@ class Protocols(BaseHTTPRequestHandler):
 
     def reply_a1111(self, rest: str, fields: Mapping[str, Any]) -> None:
         mask = unpacked(fields["mask"]) > 127 if "mask" in fields else None
+        self.owner.task = fields["force_task_id"]
         painted = self._draw("a1111", unpacked(fields["init_images"][0]), mask, fields["prompt"], fields)
+        self.owner.task = None
         if painted is not None:
             info = json.dumps({"seed": 4321 if fields["seed"] == -1 else fields["seed"]})
             self._send_json({"images": [base64.b64encode(painted).decode()], "parameters": {}, "info": info})
+
+    def reply_a1111_progress(self, rest: str, fields: Mapping[str, Any]) -> None:
+        self._send_json({"progress": 0.5, "current_task": self.owner.task})
+
+    def reply_a1111_interrupt(self, rest: str, fields: Mapping[str, Any]) -> None:
+        self.owner.cancelled.append(self.owner.task)
+        self._send_json({})
 
     def reply_upload(self, rest: str, fields: Mapping[str, Any]) -> None:
         name = f"renamed-{fields['image.filename']}"
@@ -351,7 +377,8 @@ PAGES: tuple[tuple[str, Callable[..., None]], ...] = (
     ("POST /v1/images/edits", Protocols.reply_openai),
     ("GET /v1/models", Protocols.reply_well),
     ("POST /sdapi/v1/img2img", Protocols.reply_a1111),
-    ("GET /sdapi/v1/progress", Protocols.reply_well),
+    ("GET /sdapi/v1/progress", Protocols.reply_a1111_progress),
+    ("POST /sdapi/v1/interrupt", Protocols.reply_a1111_interrupt),
     ("POST /upload/image", Protocols.reply_upload),
     ("POST /prompt", Protocols.reply_prompt),
     ("GET /history/", Protocols.reply_history),

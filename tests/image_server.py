@@ -13,6 +13,7 @@ from __future__ import annotations
 import email.policy
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,12 +47,12 @@ from tests.image_faults import (
     unpacked,
     wrong_size,
 )
-from tests.image_protocols import PAGES, Drawing, Job, Protocols
+from tests.image_protocols import PAGES, Drawing, Job, PaidCall, Protocols
 
 __all__ = [
     "BOMB", "CLOSE", "DRIBBLE", "DRIBBLE_HEADERS", "HALF_IMAGE", "HANG", "HUGE", "LOOP", "NODES", "NOT_IMAGE",
-    "ROUTES", "TEXT_ONLY", "TRUNCATED", "WORKFLOW", "Drawing", "Fault", "ImageServer", "Seen", "bomb",
-    "later", "negative", "png", "slow", "status", "unpacked", "wrong_size",
+    "ROUTES", "TEXT_ONLY", "TRUNCATED", "WORKFLOW", "Drawing", "Fault", "ImageServer", "PaidCall", "Seen",
+    "bomb", "later", "negative", "png", "slow", "status", "unpacked", "wrong_size",
 ]  # fmt: skip
 
 Pixels = npt.NDArray[np.uint8]
@@ -115,7 +116,13 @@ class ImageServer:
         """What goes wrong with every picture."""
         self.seen: list[Seen] = []
         self.drawings: list[Drawing] = []
+        self.calls: list[PaidCall] = []
+        """Every picture that was asked for, whatever became of it."""
+        self.takes_s: Callable[[], float] = lambda: 0.0
+        """How long it draws at the next picture."""
         self.cancelled: list[str] = []
+        self.task: str | None = None
+        """What `a1111` is drawing."""
         self.connections = 0
         self.lose_jobs = 0
         """How many jobs to forget as soon as they are there."""
@@ -157,6 +164,10 @@ class ImageServer:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def drop(self) -> None:
+        """Close every connection that is open now."""
+        self._http.drop()
 
     def stop(self) -> None:
         """Stop listening; connections that wait are closed."""
@@ -245,7 +256,10 @@ class _Handler(Protocols):
                 parts.path == path or (path.endswith("/") and parts.path.startswith(path))
             ):
                 rest = parts.path.removeprefix(path)
+                self.call = None
                 reply(self, rest if path.endswith("/") else "", fields)
+                if self.call is not None:
+                    self.call.answered = time.monotonic()
                 return
         known = any(route.split()[1] == parts.path for route, _ in PAGES)
         self._send_json({"detail": "Method Not Allowed" if known else "Not Found"}, 405 if known else 404)

@@ -117,7 +117,7 @@ def kept(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     """The model server that every layer of a test is drawn by."""
     one = Model()
-    monkeypatch.setattr(drawing, "open_endpoint", lambda config, keys: one)
+    monkeypatch.setattr(drawing, "open_endpoint", lambda config, keys, folder: one)
     return one
 
 

@@ -18,12 +18,13 @@ from pmtiles.reader import MmapSource, Reader, all_tiles
 from pmtiles.tile import TileType
 
 from fusi_pipeline.errors import FusiError, OutputExists, UsageError
+from fusi_pipeline.tiles.picture import overview
 from fusi_pipeline.tiles.structure import problems
 from layer_generation.camera import IsometricCamera, MercatorGrid
 from layer_generation.errors import ImageInvalid, LayerIncomplete
 from layer_generation.export import export_layer
 from layer_generation.export_metadata import placing_of
-from layer_generation.pyramid import TileFormat, overview
+from layer_generation.pyramid import TileFormat
 from tests.layers import done, picture, told, write_layer, write_map
 
 SHAPE = [(x, y) for x in range(530, 537) for y in range(370, 375) if (x, y) not in ((530, 370), (536, 374))]

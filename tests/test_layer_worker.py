@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +159,8 @@ def test_every_pixel_is_what_the_model_paints(layer_dir: Path, context: str) -> 
     found = pictures(layer_dir)
     assert sorted(found) == sorted(QUADRANTS)
     for (x, y), picture in found.items():
-        if context == "frame" and (x in (0,) or y == 1):
-            framed = (picture == (255, 0, 0)).all(axis=-1)
-            assert framed.sum() <= 2 * 2 * 1024 + 2 * 2 * 512
+        assert not (picture == (255, 0, 0)).all(axis=-1).any(), "no frame is left"
+        if context == "frame" and (x == 0 or y == 1):
             inside = np.zeros((512, 512), dtype=bool)
             inside[2:-2, 2:-2] = True
             np.testing.assert_array_equal(picture[inside], painted(x, y)[inside])
@@ -273,20 +273,19 @@ def test_all_dead_ends_with_the_reasons(layer_dir: Path) -> None:
     [np.zeros((1024, 512, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)],
     ids=["other shape", "tiny"],
 )
-def test_an_answer_of_the_wrong_shape_keeps_the_block_open_or_failed(
-    layer_dir: Path, answer: npt.NDArray[np.uint8]
-) -> None:
+def test_an_answer_of_the_wrong_shape_fails_its_block(layer_dir: Path, answer: npt.NDArray[np.uint8]) -> None:
     class Wrong(Model):
         def edit(self, request: EditRequest, stop: Stop) -> EditResult:
             super().edit(request, stop)
             return EditResult(image=answer)
 
-    report = run(layer_dir, Wrong("one"))
-    if answer.shape[0] == 1:
-        assert report.whole
-    else:
-        assert report.failed >= 1
-        assert not pictures(layer_dir)
+    with suppress(EndpointsExhausted):  # where it took longer than the patience with a server that fails
+        run(layer_dir, Wrong("one"))
+    with Progress(layer_dir) as progress:
+        failed = [block for block in progress.blocks() if block.status == "error"]
+    assert failed
+    assert all("1024 x 1024 were asked for" in (block.error_message or "") for block in failed)
+    assert not pictures(layer_dir)
 
 
 def test_a_part_of_the_work_may_be_asked_for(layer_dir: Path) -> None:

@@ -144,8 +144,9 @@ def _print_verdict(report: VerifyReport) -> None:
     count = len(report.problems)
     rows: list[tuple[str, object]] = [
         ("archive", report.path),
+        ("holds", report.holds),
         ("tiles", f"{report.tiles}, {report.decoded} decoded"),
-        ("heights", heights),
+        *([] if report.holds == "pictures" else [("heights", heights)]),
         ("pmtiles verify", report.second_opinion),
     ]
     if report.deep is not None:

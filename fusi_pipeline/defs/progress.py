@@ -83,7 +83,10 @@ class _Lines:
         self._said: Progress | None = None
 
     def take(self, progress: Progress) -> None:
-        """Note a moment, and log it if it is time to."""
+        """Note a moment, and log it if it is time to; log what it says beyond figures at once."""
+        if progress.note:
+            self._log(progress.note)
+            return
         if self._latest is not None and self._latest.stage != progress.stage:
             self.last()
         new = self._said is None or self._said.stage != progress.stage

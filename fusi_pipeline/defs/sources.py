@@ -1,7 +1,7 @@
 """One source at a time: its folder, its index, its MBTiles. A partition is a source, by its folder's name."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 from pydantic import Field
@@ -68,16 +68,22 @@ def source_index(
 
     Files that did not change are not read again.
     """
-    name, started = context.partition_key, time.monotonic()
-    path = settings.index_path(name)
+    yield indexed(context.partition_key, config, settings, context.log.info)
+
+
+def indexed(
+    name: str, config: ScanConfig, settings: Settings, log: Callable[[str], object]
+) -> dg.MaterializeResult[None]:
+    """Bring the index of a source up to date. Raises Failure."""
+    started, path = time.monotonic(), settings.index_path(name)
     with failures():
         scan = index_source(name, settings, skip_broken=config.skip_broken)
-        report = followed(scan, context.log.info, settings.progress_interval_s)
-        context.log.info("unchanged" if report is None else f"{report.reused} files were known")
+        report = followed(scan, log, settings.progress_interval_s)
+        log("unchanged" if report is None else f"{report.reused} files were known")
         facts = index_facts(path)
         if not is_current(source_folder(settings.source_store, name), path):
             raise dg.Failure(f"source {name!r}: files changed while they were scanned; materialize it again")
-    yield dg.MaterializeResult(
+    return dg.MaterializeResult(
         data_version=dg.DataVersion(facts.version),
         metadata=index_metadata(facts, time.monotonic() - started),
         check_results=[files_check(facts)],
@@ -106,7 +112,14 @@ def source_mbtiles(
 
     Only blocks whose files changed are computed; an interrupted run goes on at the next block.
     """
-    name, log, pause_s = context.partition_key, context.log.info, settings.progress_interval_s
+    yield from tiled(context.partition_key, settings, context.log.info)
+
+
+def tiled(
+    name: str, settings: Settings, log: Callable[[str], object]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Bring the MBTiles of a source up to date, and verify it. Raises Failure."""
+    pause_s = settings.progress_interval_s
     with failures():
         folder = source_folder(settings.source_store, name)
         approved = is_current(folder, settings.index_path(name))

@@ -24,9 +24,8 @@ TERRAIN = dg.AssetKey("terrain_pmtiles")
 LINEAGE = dg.AssetKey("terrain_lineage_pmtiles")
 FORMATS = ("pmtiles", "mbtiles", "none")
 """Of the lineage; `none` for a merge without one."""
-_FILENAME = "terrain.pmtiles"
-_LINEAGE_STEM = "terrain_lineage"
-_CHECKS = {TERRAIN: "terrain_sound", LINEAGE: "lineage_sound"}
+FILENAME = "terrain.pmtiles"
+CHECKS = {TERRAIN: "terrain_sound", LINEAGE: "lineage_sound"}
 _CHECKED = "The archive is whole: structure, metadata, and a sample of its tiles decoded."
 
 _Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
@@ -80,7 +79,7 @@ def _spec(key: dg.AssetKey, description: str, *, skippable: bool = False) -> dg.
             skippable=True,
         ),
     ],
-    check_specs=[dg.AssetCheckSpec(name, asset=key, description=_CHECKED) for key, name in _CHECKS.items()],
+    check_specs=[dg.AssetCheckSpec(name, asset=key, description=_CHECKED) for key, name in CHECKS.items()],
     can_subset=True,
     pool=POOL,
 )
@@ -96,10 +95,10 @@ def terrain_pmtiles(
         names = merged_names(context.instance, config, settings)
         inputs = [settings.archive_path(name) for name in names]
         log(f"priority: {', '.join(names)}; mode: {config.mode}")
-        report = followed(_merged(inputs, config, settings), log, pause_s)
+        report = followed(merged(inputs, config, settings), log, pause_s)
         paths = {TERRAIN: report.path} | ({LINEAGE: report.lineage} if report.lineage else {})
         reports = {key: followed(verify(path, sample=SAMPLE), log, pause_s) for key, path in paths.items()}
-    checks = {key: sound_check(_CHECKS[key], found, key) for key, found in reports.items()}
+    checks = {key: sound_check(CHECKS[key], found, key) for key, found in reports.items()}
     for key, found in reports.items():
         if not found.sound:
             yield from _wanted(context, checks[key])
@@ -110,16 +109,17 @@ def terrain_pmtiles(
         yield from _told(context, LINEAGE, version, lineage_metadata(report), checks)
 
 
-def _merged(
-    inputs: Sequence[Path], config: TerrainConfig, settings: Settings
+def merged(
+    inputs: Sequence[Path], config: TerrainConfig, settings: Settings, archive: str = FILENAME
 ) -> Generator[Progress, None, MergeReport]:
+    """Merge archives into the terrain, or another archive beside it, and its lineage."""
     return merge_archives(
         inputs,
-        terrain_path(settings),
+        settings.output_dir / archive,
         settings,
         mode=config.mode,
         feather_m=config.feather_m,
-        lineage_output=lineage_path(settings, config),
+        lineage_output=lineage_path(settings, config, archive),
     )
 
 
@@ -131,7 +131,7 @@ def _checked_again(context: dg.AssetExecutionContext, settings: Settings) -> Ite
             with failures():
                 work = verify(path, sample=SAMPLE)
                 report = followed(work, context.log.info, settings.progress_interval_s)
-            yield sound_check(_CHECKS[key], report, key)
+            yield sound_check(CHECKS[key], report, key)
 
 
 def _told(
@@ -157,12 +157,13 @@ def _wanted(context: dg.AssetExecutionContext, check: dg.AssetCheckResult) -> It
 
 def terrain_path(settings: Settings) -> Path:
     """Return where the merged archive is."""
-    return settings.output_dir / _FILENAME
+    return settings.output_dir / FILENAME
 
 
-def lineage_path(settings: Settings, config: TerrainConfig) -> Path | None:
-    """Return where the lineage of the merged archive is; None for a merge without one."""
-    return None if config.lineage == "none" else settings.output_dir / f"{_LINEAGE_STEM}.{config.lineage}"
+def lineage_path(settings: Settings, config: TerrainConfig, archive: str = FILENAME) -> Path | None:
+    """Return where the lineage of a merged archive is; None for a merge without one."""
+    name = f"{Path(archive).stem}_lineage.{config.lineage}"
+    return None if config.lineage == "none" else settings.output_dir / name
 
 
 def rule_version(inputs: Sequence[Path], config: TerrainConfig) -> str:

@@ -18,6 +18,8 @@ from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 
 GENERATOR = "fusi"
 """Stands in the metadata of every archive that fusi wrote, and may therefore write again."""
+PICTURES = "fusi_layer"
+"""Stands in the metadata of archives of pictures: what drew them, and over what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,11 @@ class ArchiveMetadata:
     """Pixels along a tile's side."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """Further facts, JSON values by key."""
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the tiles are the pictures of a layer: for the eye, and no heights."""
+        return not self.encoding and PICTURES in self.extra
 
     @property
     def center(self) -> tuple[float, float, int]:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable
+from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, DiskFull
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import sync, writable_folder
 from fusi_pipeline.tiles.grid import MAX_ZOOM, Tile
@@ -188,29 +188,63 @@ class MBTilesWriter:
             row = _row_of(self._connection, tile)
         return None if row is None else row[0]
 
-    def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
-        """Return the packed overview and the extent of a committed block; (None, None) without one."""
+    @property
+    def count(self) -> int:
+        """How many blocks are committed."""
+        return self._position
+
+    def key(self, tile: Tile) -> str | None:
+        """Return the key of a committed block; None without one."""
+        with sqlite_errors(self.partial):
+            row = self._connection.execute(
+                "SELECT key FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?", (tile.z, tile.x, tile.y)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def block(self, tile: Tile) -> BlockRecord | None:
+        """Return the ledger row of a committed block, with its overview; None without one."""
         with sqlite_errors(self.partial):
             row = self._connection.execute(
                 "SELECT z, x, y, key, tiles, bytes, extent, overview, digests FROM fusi_blocks"
                 " WHERE z = ? AND x = ? AND y = ?",
                 (tile.z, tile.x, tile.y),
             ).fetchone()
-        if row is None:
-            return None, None
-        record = _record(row)
-        return record.overview, record.extent
+        return None if row is None else _record(row)
+
+    def tiles_of(self, record: BlockRecord) -> tuple[tuple[Tile, bytes], ...] | None:
+        """Return the tiles of a committed block as they were written; None where they are not those."""
+        places = np.frombuffer(record.digests, dtype=DIGESTS)
+        found = []
+        for z, x, y, digest in places.tolist():
+            data = self.read(Tile(z, x, y))
+            if data is None or digest_of(data) != bytes(digest):
+                return None
+            found.append((Tile(z, x, y), data))
+        return tuple(found)
+
+    def left_for_parent(self, tile: Tile) -> tuple[bytes | None, tuple[int, int, int, int] | None]:
+        """Return the packed overview and the extent of a committed block; (None, None) without one."""
+        record = self.block(tile)
+        return (None, None) if record is None else (record.overview, record.extent)
 
     def set_aside(self, path: Path) -> None:
         """Leave WAL mode and give the unfinished file another name, for its blocks to be reused."""
         self._leave_wal()
         os.replace(self.partial, path)
 
-    def commit(self, record: BlockRecord, tiles: Iterable[tuple[Tile, bytes]]) -> None:
-        """Add a block: its tiles and its ledger row, in one transaction. Raises DiskFull."""
+    def commit(
+        self, record: BlockRecord, tiles: Iterable[tuple[Tile, bytes]], *, replace: bool = False
+    ) -> None:
+        """Add a block: its tiles and its ledger row, in one transaction. Raises DiskFull.
+
+        A commit that raised has changed nothing and may be tried again. With
+        `replace` a block or tile that is there already makes way.
+        """
         with sqlite_errors(self.partial):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                if replace:
+                    tiles = self._make_way(record, tiles)
                 self._insert(tiles)
                 self._connection.execute(
                     "INSERT INTO fusi_blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -224,9 +258,20 @@ class MBTilesWriter:
             self._position += 1
             self._since_checkpoint += 1
             if self._since_checkpoint >= self._pace.checkpoint_interval:
-                self.checkpoint()
+                self._checkpoint_if_room()
         if self._pace.commit_sleep_s:
             time.sleep(self._pace.commit_sleep_s)
+
+    def _make_way(self, record: BlockRecord, tiles: Iterable[tuple[Tile, bytes]]) -> list[tuple[Tile, bytes]]:
+        """Remove a block's ledger row and its tiles' rows; return the tiles that take their place."""
+        place = (record.tile.z, record.tile.x, record.tile.y)
+        self._connection.execute("DELETE FROM fusi_blocks WHERE z = ? AND x = ? AND y = ?", place)
+        new = list(tiles)
+        self._connection.executemany(
+            "DELETE FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            [(tile.z, tile.x, _tms_row(tile)) for tile, _ in new],
+        )
+        return new
 
     def _insert(self, tiles: Iterable[tuple[Tile, bytes]]) -> None:
         batch: list[tuple[int, int, int, bytes]] = []
@@ -243,6 +288,11 @@ class MBTilesWriter:
         self._connection.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", batch)
         if self._pace.batch_sleep_s:
             time.sleep(self._pace.batch_sleep_s)
+
+    def _checkpoint_if_room(self) -> None:
+        """Empty the log, or leave it where the disk is full: what it holds is committed."""
+        with suppress(DiskFull), sqlite_errors(self.partial):
+            self.checkpoint()
 
     def checkpoint(self) -> None:
         """Move the log into the file and truncate it."""

@@ -8,9 +8,10 @@ import click
 
 from fusi_pipeline.errors import UsageError
 from fusi_pipeline.tiles.grid import MAX_ZOOM
+from fusi_pipeline.tiles.picture import FORMATS
 from layer_generation.commands import parameters
 from layer_generation.console import print_facts, print_json, run
-from layer_generation.pyramid import FORMATS, TileFormat
+from layer_generation.pyramid import TileFormat
 
 
 @click.command("debug-map")

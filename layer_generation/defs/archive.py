@@ -1,7 +1,7 @@
 """The finished layer as an asset: one PMTiles, when every block of every region is complete."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -13,6 +13,7 @@ from layer_generation.defs.pictures import archive_picture
 from layer_generation.defs.reporting import Metadata, failure, failures, followed, table
 from layer_generation.defs.seams import MOST_RATIO, seams_of
 from layer_generation.defs.sites import WORK_POOL, Site
+from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.export import ExportReport, export_layer
 from layer_generation.export_metadata import PROVENANCE
 from layer_generation.progress import BlockRow, Progress
@@ -23,7 +24,7 @@ COVERED = "layer_covered"
 SEAMS = "layer_seams"
 
 
-def archive_asset(site: Site) -> dg.AssetsDefinition:
+def archive_asset(site: Site, stop: Stop = NEVER) -> dg.AssetsDefinition:
     """Return the asset of a finished layer."""
     key = site.archive_key
 
@@ -44,18 +45,24 @@ def archive_asset(site: Site) -> dg.AssetsDefinition:
         ],
     )
     def layer_pmtiles(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
-        started = time.monotonic()
-        with failures():
-            with Progress(site.folder) as progress:
-                blocks = list(progress.blocks())
-            _check_complete(site, blocks)
-            report = followed(export_layer(site.folder, site.output, workers=workers()), context.log.info)
-            if wrong := problems(report.path):
-                raise FusiError(f"{report.path}: not sound: {wrong[0]}; remove it and materialize it again")
-            checks = [_covered(site, report), _seams(site, blocks)]
-        yield dg.MaterializeResult(metadata=_facts(report, time.monotonic() - started), check_results=checks)
+        with stop.making():
+            yield exported(site, context.log.info, stop)
 
     return layer_pmtiles
+
+
+def exported(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.MaterializeResult[None]:
+    """Write the finished layer, and check it. Raises Failure where blocks are missing."""
+    started = time.monotonic()
+    with failures():
+        with Progress(site.folder) as progress:
+            blocks = list(progress.blocks())
+        _check_complete(site, blocks)
+        report = followed(export_layer(site.folder, site.output, workers=workers()), log, stop)
+        if wrong := problems(report.path):
+            raise FusiError(f"{report.path}: not sound: {wrong[0]}; remove it and materialize it again")
+        checks = [_covered(site, report), _seams(site, blocks)]
+    return dg.MaterializeResult(metadata=_facts(report, time.monotonic() - started), check_results=checks)
 
 
 def _check_complete(site: Site, blocks: list[BlockRow]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fusi_pipeline.errors import UsageError
 from layer_generation.defs.reporting import LINE_INTERVAL_S
+from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.endpoints.open import open_endpoint
 from layer_generation.layer_config import FILENAME, read_layer
 from layer_generation.pool import Pool
@@ -75,7 +76,11 @@ def unfinished(layer_dir: Path, ids: Iterable[int]) -> list[int]:
 
 
 def drawn(
-    layer_dir: Path, ids: Sequence[int], waited_for: Sequence[int], say: Callable[[str], object]
+    layer_dir: Path,
+    ids: Sequence[int],
+    waited_for: Sequence[int],
+    say: Callable[[str], object],
+    stop: Stop = NEVER,
 ) -> RunReport:
     """Draw blocks until none of them can be drawn, failed ones of earlier runs among them; say how it goes.
 
@@ -91,12 +96,14 @@ def drawn(
     if again:
         say(f"{again} blocks that failed before are tried again")
     keys = keys_from()
-    pool = Pool([(open_endpoint(one, keys), one.concurrency) for one in config.model_endpoints])
+    pool = Pool(
+        [(open_endpoint(one, keys, folder=layer_dir), one.concurrency) for one in config.model_endpoints]
+    )
     run = LayerRun(layer_dir, config, pool, RunOptions(blocks=ids))
     looks = _Looks(layer_dir, ids, waited_for, say)
     started = time.monotonic()
     try:
-        with closing(run.run(_TICK_S)) as work:  # type: ignore[type-var]
+        with stop.ending(run), closing(run.run(_TICK_S)) as work:  # type: ignore[type-var]
             for _ in work:
                 while not run.events.empty():
                     say(run.events.get())

@@ -10,9 +10,6 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from fusi_pipeline.errors import UsageError
 
-INTERRUPTED = dg.DagsterExecutionInterruptedError
-"""What a run in this process ends with when it is asked to stop."""
-
 
 @contextmanager
 def opened() -> Iterator[dg.DagsterInstance]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import dagster as dg
 from pydantic import Field
@@ -11,6 +12,7 @@ from layer_generation.debug_map import write_debug_map
 from layer_generation.defs.regions import Regions
 from layer_generation.defs.reporting import failures, followed, table
 from layer_generation.defs.sites import TERRAIN, WORK_POOL, Map, Site, terrain_archive
+from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.layer import extend_layer
 from layer_generation.map_making import extend_map
 from layer_generation.map_rendering import render_map
@@ -29,7 +31,7 @@ class MapConfig(dg.Config):
     )
 
 
-def map_asset(found: Map, places: Places) -> dg.AssetsDefinition:
+def map_asset(found: Map, places: Places, stop: Stop = NEVER) -> dg.AssetsDefinition:
     """Return the asset of a map's renders, behind the location's terrain if it lies over that."""
     ours = found.terrain == terrain_archive(places).absolute()
 
@@ -43,26 +45,34 @@ def map_asset(found: Map, places: Places) -> dg.AssetsDefinition:
         "quadrants without a render are drawn.",
     )
     def layer_map(context: dg.AssetExecutionContext, config: MapConfig) -> dg.MaterializeResult[None]:
-        started, log = time.monotonic(), context.log.info
-        with failures():
-            if config.grow:
-                followed(extend_map(found.folder, found.terrain), log)
-            work = render_map(found.folder, archive=found.terrain, overwrite=config.redraw, workers=workers())
-            report = followed(work, log)
-        return dg.MaterializeResult(
-            metadata={
-                "renders": report.rendered + report.kept,
-                "drawn now": report.rendered,
-                "terrain": dg.MetadataValue.path(found.terrain),
-                "path": dg.MetadataValue.path(found.folder),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-        )
+        with stop.making():
+            return rendered(found, config, context.log.info, stop)
 
     return layer_map
 
 
-def plan_asset(site: Site) -> dg.AssetsDefinition:
+def rendered(
+    found: Map, config: MapConfig, log: Callable[[str], object], stop: Stop = NEVER
+) -> dg.MaterializeResult[None]:
+    """Render what a map has no render of. Raises Failure."""
+    started = time.monotonic()
+    with failures():
+        if config.grow:
+            followed(extend_map(found.folder, found.terrain), log, stop)
+        work = render_map(found.folder, archive=found.terrain, overwrite=config.redraw, workers=workers())
+        report = followed(work, log, stop)
+    return dg.MaterializeResult(
+        metadata={
+            "renders": report.rendered + report.kept,
+            "drawn now": report.rendered,
+            "terrain": dg.MetadataValue.path(found.terrain),
+            "path": dg.MetadataValue.path(found.folder),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+    )
+
+
+def plan_asset(site: Site, stop: Stop = NEVER) -> dg.AssetsDefinition:
     """Return the asset of a layer's plan."""
 
     @dg.asset(
@@ -74,30 +84,36 @@ def plan_asset(site: Site) -> dg.AssetsDefinition:
         "into the map are added behind; then the location has to be reloaded, to know their partitions.",
     )
     def layer_plan(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        started = time.monotonic()
-        with failures():
-            report = extend_layer(site.folder)
-            page = followed(write_debug_map(site.folder, site.folder / DEBUG_MAP), context.log.info)
-            regions = site.read_regions()
-        stale = regions.waits != site.regions.waits or regions.partitions != site.regions.partitions
-        if stale:
-            context.log.warning(f"{site.plan_key.to_user_string()}: {_RELOAD}")
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(_version(regions)),
-            metadata={
-                "quadrants": report.quadrants,
-                "calls": report.calls,
-                "blocks by step": table(("step", "blocks "), report.by_step.items()),
-                "blocks added now": report.added,
-                "reload": _RELOAD if stale else "not needed",
-                "partitions": table(("asset", "partitions "), _stages(site, regions)),
-                "waits": table(("asset", "region", "waits for"), _waits(site, regions)),
-                "map of the blocks": dg.MetadataValue.path(page.path.absolute()),
-                "seconds": round(time.monotonic() - started, 1),
-            },
-        )
+        with stop.making():
+            return planned(site, context.log.info, stop)
 
     return layer_plan
+
+
+def planned(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.MaterializeResult[None]:
+    """Plan what came into the map of a layer. Raises Failure."""
+    started = time.monotonic()
+    with failures():
+        report = extend_layer(site.folder)
+        page = followed(write_debug_map(site.folder, site.folder / DEBUG_MAP), log, stop)
+        regions = site.read_regions()
+    stale = regions.waits != site.regions.waits or regions.partitions != site.regions.partitions
+    if stale:
+        log(f"{site.plan_key.to_user_string()}: {_RELOAD}")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(_version(regions)),
+        metadata={
+            "quadrants": report.quadrants,
+            "calls": report.calls,
+            "blocks by step": table(("step", "blocks "), report.by_step.items()),
+            "blocks added now": report.added,
+            "reload": _RELOAD if stale else "not needed",
+            "partitions": table(("asset", "partitions "), _stages(site, regions)),
+            "waits": table(("asset", "region", "waits for"), _waits(site, regions)),
+            "map of the blocks": dg.MetadataValue.path(page.path.absolute()),
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
 
 
 def _stages(site: Site, regions: Regions) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from fusi_pipeline.errors import FusiError, UsageError
 from layer_generation.advance import Advance
+from layer_generation.defs.stopping import NEVER, Stop
 
 Result = TypeVar("Result")
 Metadata: TypeAlias = dict[str, Any]
@@ -52,12 +53,18 @@ def failure(text: str, metadata: Metadata | None = None, *, allow_retries: bool)
     return dg.Failure(shown, metadata=metadata or {}, allow_retries=allow_retries)
 
 
-def followed(work: Generator[Advance, None, Result], log: Callable[[str], object]) -> Result:
-    """Drive a piece of work to its end and return its result; log where each stage of it is, now and then."""
+def followed(
+    work: Generator[Advance, None, Result], log: Callable[[str], object], stop: Stop = NEVER
+) -> Result:
+    """Drive a piece of work to its end and return its result; log where each stage of it is, now and then.
+
+    Raises Failure where it was asked to stop before.
+    """
     said, stage = 0.0, ""
     try:
         while True:
             now = next(work)
+            check_asked(stop)
             if now.stage != stage or time.monotonic() - said >= LINE_INTERVAL_S:
                 log(f"{now.stage} {now.done}/{now.total} {now.unit}{f', {now.note}' if now.note else ''}")
                 said, stage = time.monotonic(), now.stage
@@ -66,6 +73,14 @@ def followed(work: Generator[Advance, None, Result], log: Callable[[str], object
         return result
     finally:
         work.close()
+
+
+def check_asked(stop: Stop) -> None:
+    """Raise Failure where a person asked to stop."""
+    if stop.asked:
+        raise failure(
+            "interrupted; what is finished is kept, materialize it again to go on", allow_retries=False
+        )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:

@@ -15,13 +15,16 @@ from fusi_pipeline.errors import FusiError
 from layer_generation import layer_config
 from layer_generation.defs.regions import Partition, Regions, Stage, read_regions
 from layer_generation.layer_config import LayerConfig, read_layer
+from layer_generation.progress import Progress
 from layer_generation.quadrants import QuadrantStore
-from layer_generation.settings import Places
+from layer_generation.settings import Places, checked_region
 
 POOL = "image_endpoint"
 """A region at a time is drawn by all model servers of its layer; more, if this pool allows more."""
 WORK_POOL = "gdal"
 """What fills the processors, as the assets of the terrain do, is done one at a time."""
+REGION_FACT = "region_quadrants"
+"""What a layer's progress.db says of the side of its regions, if it has its own."""
 TERRAIN = dg.AssetKey("terrain_pmtiles")
 """The asset of the terrain, which is not of this package; `terrain_archive` is its file."""
 _BACKUP = re.compile(r"\.backup-\d+$")
@@ -55,6 +58,8 @@ class Site:
     map: Map | None
     """The map, where it is rendered from a terrain archive."""
     places: Places
+    side: int
+    """Side of its regions in quadrants: its own, or that of the places."""
 
     def key(self, name: str) -> dg.AssetKey:
         """Return the key of one of the layer's assets."""
@@ -85,7 +90,7 @@ class Site:
 
     def read_regions(self) -> Regions:
         """Return the plan as it is now."""
-        return read_regions(self.folder, self.places.region_quadrants)
+        return read_regions(self.folder, self.side)
 
 
 def find_sites(places: Places) -> list[Site]:
@@ -96,7 +101,8 @@ def find_sites(places: Places) -> list[Site]:
     for folder in _folders(places.layers_dir):
         try:
             config = read_layer(folder)
-            regions = read_regions(folder, places.region_quadrants)
+            side = _side(folder, places)
+            regions = read_regions(folder, side)
         except (FusiError, OSError) as error:
             _log.warning("layer %s is left out of the location: %s", folder.name, error)
             continue
@@ -108,6 +114,7 @@ def find_sites(places: Places) -> list[Site]:
                 regions=regions,
                 map=_map_of(config.map_folder(folder), maps),
                 places=places,
+                side=side,
             )
         )
     return found
@@ -127,6 +134,18 @@ def _folders(layers_dir: Path) -> Iterator[Path]:
             continue
         if (folder / layer_config.FILENAME).is_file():
             yield folder
+
+
+def _side(layer_dir: Path, places: Places) -> int:
+    """Return the side of a layer's regions."""
+    with Progress(layer_dir) as progress:
+        stated = progress.fact(REGION_FACT)
+    return places.region_quadrants if stated is None else checked_region(stated)
+
+
+def map_over(folder: Path) -> Map | None:
+    """Return the map of a folder, None where it does not say which terrain it lies over."""
+    return _map_of(folder, {})
 
 
 def _map_of(folder: Path, known: dict[Path, Map]) -> Map | None:

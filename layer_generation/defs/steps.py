@@ -8,7 +8,7 @@ blocks wait for is complete, and whether all its own blocks are in the end.
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import dagster as dg
 
@@ -17,13 +17,16 @@ from layer_generation.defs.automation_condition import NEIGHBOURS_READY
 from layer_generation.defs.drawing import State, drawn, state_of, unfinished
 from layer_generation.defs.pictures import region_picture
 from layer_generation.defs.regions import Partition, Regions, Stage
-from layer_generation.defs.reporting import Metadata, failure, failures, table
+from layer_generation.defs.reporting import Metadata, check_asked, failure, failures, table
 from layer_generation.defs.sites import POOL, Site
+from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.progress import Progress
 from layer_generation.worker import RunReport
 
-RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+RETRIES = dg.RetryPolicy(max_retries=2)
 """For servers that are gone for a while; a block that failed has had its attempts and waits for a person."""
+REST_S = 10.0
+"""Before the second try, and twice that before the third. Dagster's own delay cannot be interrupted."""
 _SAYS = {
     1: "Blocks of 2x2 quadrants with nothing finished beside them.",
     2: "Strips of two quadrants between finished blocks.",
@@ -33,12 +36,12 @@ _TURN = " Those that wait for blocks of their own or a later step in another reg
 _FIRST_ERRORS = 10
 
 
-def step_assets(site: Site) -> list[dg.AssetsDefinition]:
+def step_assets(site: Site, stop: Stop = NEVER) -> list[dg.AssetsDefinition]:
     """Return an asset for each stage of a layer's plan."""
-    return [step_asset(site, stage) for stage in site.regions.stages]
+    return [step_asset(site, stage, stop) for stage in site.regions.stages]
 
 
-def step_asset(site: Site, stage: Stage) -> dg.AssetsDefinition:
+def step_asset(site: Site, stage: Stage, stop: Stop = NEVER) -> dg.AssetsDefinition:
     """Return the asset of one stage."""
     regions = site.regions
     turn = _TURN.format(stage.turn + 1) if stage.turn else ""
@@ -53,10 +56,12 @@ def step_asset(site: Site, stage: Stage) -> dg.AssetsDefinition:
         retry_policy=RETRIES,
         automation_condition=NEIGHBOURS_READY,
         description=f"{_SAYS[stage.step]}{turn} A partition is a region of "
-        f"{site.places.region_quadrants} x {site.places.region_quadrants} quadrants.",
+        f"{site.side} x {site.side} quadrants.",
     )
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        return materialized(context, site, Partition(stage, context.partition_key))
+        with stop.making():
+            rest(context.retry_number, stop)
+            return materialized(site, Partition(stage, context.partition_key), context.log.info, stop)
 
     return step
 
@@ -73,11 +78,17 @@ def step_deps(site: Site, stage: Stage) -> list[dg.AssetDep]:
     ]
 
 
+def rest(retry: int, stop: Stop) -> None:
+    """Wait before a further try, unless asked to stop."""
+    if retry:
+        stop.wait(REST_S * 2 ** (retry - 1))
+
+
 def materialized(
-    context: dg.AssetExecutionContext, site: Site, partition: Partition
+    site: Site, partition: Partition, log: Callable[[str], object], stop: Stop = NEVER
 ) -> dg.MaterializeResult[None]:
     """Draw a partition, and verify it. Raises Failure where it has to wait, or is not whole in the end."""
-    started, log = time.monotonic(), context.log.info
+    started = time.monotonic()
     trouble: FusiError | None = None
     report: RunReport | None = None
     with failures():
@@ -86,12 +97,14 @@ def materialized(
         if not ids:
             raise UsageError(f"{site.told(partition)}: the plan has no such blocks; reload the location")
         _check_ready(site, partition, outside)
+        check_asked(stop)
         try:
-            report = drawn(site.folder, ids, list(outside), log)
+            report = drawn(site.folder, ids, list(outside), log, stop)
         except FusiError as error:
             trouble = error
         state = state_of(site.folder, ids)
         if not state.whole:
+            check_asked(stop)
             _check_ready(site, partition, outside)
             raise _incomplete(site, partition, state, trouble)
     quadrants = [quadrant for block in state.blocks for quadrant in block.quadrants]

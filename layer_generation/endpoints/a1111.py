@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import secrets
+import threading
+from contextlib import suppress
 from typing import Any
 
 import httpx
 
 from layer_generation.endpoints.adapter import Adapter, merged, stated
-from layer_generation.endpoints.base import EditRequest, EditResult, Stop
-from layer_generation.endpoints.exchange import AnswerUnusable
+from layer_generation.endpoints.base import (
+    EditRequest,
+    EditResult,
+    EndpointCancelled,
+    EndpointError,
+    Stop,
+)
+from layer_generation.endpoints.exchange import AnswerUnusable, TooLate
 from layer_generation.endpoints.payload import base64_picture, base64_png, white_mask
 
 _ROUTE = "/sdapi/v1/img2img"
+_INTERRUPT_S = 3.0
 
 
 class A1111(Adapter):
-    """POST of JSON to `/sdapi/v1/img2img`. The mask is white where to draw."""
+    """POST of JSON to `/sdapi/v1/img2img`. The mask is white where to draw.
+
+    A picture that is not waited for any more is interrupted, where the server says that it is the
+    one under way, or does not say which one is.
+    """
 
     def edit(self, request: EditRequest, stop: Stop) -> EditResult:
         """Return the picture redrawn."""
@@ -46,14 +60,30 @@ class A1111(Adapter):
             }
         if self._config.model:
             fields["override_settings"] = {"sd_model_checkpoint": self._config.model}
-        answer = self._server.call(stop).post(
-            self._server.at(_ROUTE, _ROUTE), fields=merged(fields, self._extra(request))
-        )
+        fields |= {"force_task_id": f"fusi-{secrets.token_hex(8)}"}
+        fields = merged(fields, self._extra(request))
+        if stop.is_set():
+            raise EndpointCancelled("stopped before the picture was asked for")
+        try:
+            answer = self._server.call(stop).post(self._server.at(_ROUTE, _ROUTE), fields=fields)
+        except (EndpointCancelled, TooLate):
+            self._interrupt(fields["force_task_id"])
+            raise
         document = answer.json()
         images = document.get("images")
         if not isinstance(images, list) or not images:
             raise AnswerUnusable(answer.text_only())
         return EditResult(image=base64_picture(images[0]), seed=_seed(document.get("info")))
+
+    def _interrupt(self, task: object) -> None:
+        """Ask the server to stop drawing, unless it draws something else."""
+        call = self._server.call(threading.Event(), _INTERRUPT_S)
+        with suppress(EndpointError):
+            told = call.get(self._probe_address()).json()
+            if told.get("current_task", task) != task:
+                return
+        with suppress(EndpointError):
+            call.post(self._server.at("/sdapi/v1/interrupt", _ROUTE), fields={})
 
     def _is_basic(self, key: str) -> bool:
         return ":" in key

@@ -177,7 +177,7 @@ class _Watch:
             if self._asked % _LOOK_EVERY == 0 and not self._is_queued(call, job):
                 entry = self._entry(call, job)  # it may have ended just now
                 if entry is None:
-                    raise JobLost(job)
+                    raise JobLost(job, sure=True)
             if entry is None:
                 return None
         status = mapping(entry.get("status"))

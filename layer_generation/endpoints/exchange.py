@@ -38,6 +38,10 @@ class AnswerUnusable(EndpointRetryable):
     """The answer holds no picture that could be used."""
 
 
+class TooLate(EndpointRetryable):
+    """The time for the picture is over; the server may still be drawing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a server answered."""
@@ -121,6 +125,12 @@ class Call:
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
 
+    def stopped_by(self, stop: Stop) -> Call:
+        """Return requests with the same deadline that end by another wish to stop."""
+        other = Call(self._server, stop, self._timeout_s)
+        other._deadline = self._deadline
+        return other
+
     def get(self, url: httpx.URL | str, *, also: Collection[int] = (), accept: str = "*/*") -> Answer:
         """Return the answer to a GET. Statuses other than 2xx raise, except those in `also`."""
         return self._send("GET", httpx.URL(url), also, accept, {})
@@ -161,8 +171,8 @@ class Call:
         if time.monotonic() >= self._deadline:
             raise self._too_late()
 
-    def _too_late(self) -> EndpointRetryable:
-        return EndpointRetryable(f"no picture within {self._timeout_s:g} s (timeout_s)")
+    def _too_late(self) -> TooLate:
+        return TooLate(f"no picture within {self._timeout_s:g} s (timeout_s)")
 
     def _send(
         self, method: str, url: httpx.URL, also: Collection[int], accept: str, body: dict[str, Any]

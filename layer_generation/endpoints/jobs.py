@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import Protocol
 
 from layer_generation.endpoints.base import (
@@ -24,6 +25,12 @@ _LONGEST_ASKED_S = 60.0
 """More than that is not waited for between two questions, whatever the server asks for."""
 _FAILURES = 5
 """Questions in a row that may fail before a job is given up."""
+_UNUSABLE = 3
+"""Answers in a row without a state or a picture that could be read, after which a job is given up."""
+_UNKNOWN = 2
+"""Answers in a row that the server knows no such job, after which it is taken for lost."""
+_SUBMIT_S = 3.0
+"""So long a caller who wants to stop waits for the id of a job, without which it cannot be cancelled."""
 _CANCEL_S = 3.0
 _NEVER = ("INVALID_REQUEST", "invalid_request", "invalid_parameter", "content_policy_violation")
 """Codes of jobs that would fail again."""
@@ -31,6 +38,31 @@ _NEVER = ("INVALID_REQUEST", "invalid_request", "invalid_parameter", "content_po
 
 class JobLost(Exception):
     """The server does not know the job any more."""
+
+    def __init__(self, job: str, *, sure: bool = False) -> None:
+        super().__init__(job)
+        self.sure = sure
+        """Whether the protocol has looked twice, so that there is no need to ask again."""
+
+
+class _Reluctant:
+    """A wish to stop that is heard only some seconds after it was uttered."""
+
+    def __init__(self, stop: Stop, seconds: float) -> None:
+        self._stop = stop
+        self._seconds = seconds
+        self._heard: float | None = None
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+        if self._heard is None and self._stop.is_set():
+            self._heard = time.monotonic()
+        return self._heard is not None and time.monotonic() - self._heard >= self._seconds
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until told to stop or until the time is over; tell which."""
+        self._stop.wait(timeout)
+        return self.is_set()
 
 
 class Jobs(Protocol):
@@ -56,7 +88,7 @@ def drawn(server: Server, jobs: Jobs, request: EditRequest, stop: Stop, poll_s: 
     """
     call = server.call(stop)
     for _ in range(2):
-        job = jobs.submit(call, request)
+        job = jobs.submit(call.stopped_by(_Reluctant(stop, _SUBMIT_S)), request)
         try:
             found = _awaited(call, jobs, job, poll_s)
         except JobLost:
@@ -73,19 +105,24 @@ def drawn(server: Server, jobs: Jobs, request: EditRequest, stop: Stop, poll_s: 
 
 def _awaited(call: Call, jobs: Jobs, job: str, poll_s: float) -> EditResult | EndpointError:
     """Ask for a job until it ended. A question that fails is asked again, since the job may well go on."""
-    failures = 0
+    failures = unknown = 0
     wait_s = poll_s
     while True:
         call.sleep(wait_s)
         asked_s = 0.0
         try:
             found = jobs.poll(call, job)
-            failures = 0
-        except AnswerUnusable as error:
-            return error
+            failures = unknown = 0
+        except JobLost as lost:
+            found = None
+            unknown += 1
+            if lost.sure or unknown >= _UNKNOWN:
+                raise
         except EndpointRetryable as error:
             found = None
             failures += 1
+            if isinstance(error, AnswerUnusable) and failures >= _UNUSABLE:
+                return error
             if failures >= _FAILURES:
                 raise
             asked_s = min(error.retry_after_s or 0.0, _LONGEST_ASKED_S)

@@ -61,13 +61,21 @@ def open_endpoint(
         return PixelArt(config.name, config.params)
     _check_url(config)
     key = _key(config, environment)
-    if config.protocol == "comfyui":
-        return ComfyUI(config, key, transport, folder)
     if config.protocol not in ADAPTERS:
         raise EndpointInvalid(
             config.name, f"protocol {config.protocol!r}: expected builtin or one of {', '.join(ADAPTERS)}"
         )
-    return ADAPTERS[config.protocol](config, key, transport)
+    if config.protocol == "comfyui":
+        return ComfyUI(config, key, transport, folder)
+    adapter = ADAPTERS[config.protocol](config, key, transport)
+    if config.context == "mask" and not adapter.takes_mask:
+        adapter.close()
+        raise EndpointInvalid(
+            config.name,
+            f"context 'mask': {config.protocol} sends a mask only where params say in which field"
+            ' ("mask_field": "mask_b64", say); use that, or context frame',
+        )
+    return adapter
 
 
 def _check_url(config: EndpointConfig) -> None:

@@ -8,11 +8,12 @@ deadline and the wish of the calling thread are looked at.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -82,9 +83,16 @@ class _BoundedStream(httpcore.NetworkStream):
                 continue
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send bytes."""
-        for start in range(0, len(buffer), _WRITE_BYTES):
-            self._inner.write(buffer[start : start + _WRITE_BYTES], self._limits.left_s())
+        """Send bytes; also to a server that does not read them."""
+        connection: socket.socket = self._inner.get_extra_info("socket")
+        rest = memoryview(buffer)
+        try:
+            while rest:
+                connection.settimeout(min(_SLICE_S, self._limits.left_s()))
+                with suppress(TimeoutError):  # nothing of the piece was sent
+                    rest = rest[connection.send(rest[:_WRITE_BYTES]) :]
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
 
     def close(self) -> None:
         """Close the connection."""

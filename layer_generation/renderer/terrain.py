@@ -46,6 +46,9 @@ class Terrain:
         self._reader = open_archive(path)
         self.metadata = self._reader.metadata
         decode = DECODERS.get(self.metadata.encoding or "terrarium")
+        if self.metadata.is_picture:
+            self._reader.close()
+            raise ArchiveUnsuitable(path, "holds the pictures of a layer and no heights")
         if decode is None:
             self._reader.close()
             raise ArchiveUnsuitable(
@@ -59,8 +62,12 @@ class Terrain:
 
         x goes on around the world. Raises TileCorrupt and ArchiveUnsuitable.
         """
-        world = 1 << self.zoom
-        return self._at(Tile(self.zoom, x % world, y)) if 0 <= y < world else None
+        return self.at(self.zoom, x, y)
+
+    def at(self, zoom: int, x: int, y: int) -> Heights | None:
+        """Return the heights of a tile of any zoom, as `heights` does of a quadrant."""
+        world = 1 << zoom
+        return self._at(Tile(zoom, x % world, y)) if 0 <= y < world else None
 
     def quadrants(self, box: Box) -> Generator[Advance, None, npt.NDArray[np.int64]]:
         """Return the (x, y), shape (n, 2), of the quadrants of a box that the terrain has heights for.

@@ -1,0 +1,358 @@
+"""The inner loops of the VP8L encoder that write bits: prefix codes and the symbols in them.
+
+Written for numba like `kernels`, which says how. Bits go out from the lowest
+on, through a state of three numbers: bits not written yet, how many, and the
+next place in `out`, which holds 32 bits a place. Source: RFC 9649, section 6.2.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from numba import njit, types
+
+from fusi_pipeline.tiles.vp8l_symbols import ALPHA, BLUE, CACHE, COVERED, DISTANCE, GROUP, LITERALS, RED, prefix
+
+LONGEST_CODE = 15
+_LONGEST_LENGTH_CODE = 7
+_LENGTH_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+"""In which order the lengths of the code of lengths are stored."""
+_SMALL = 19
+"""Symbols of the code of lengths."""
+_FIRST_LENGTH = 8
+"""What a repetition repeats before any length that is not 0."""
+_LEAVES = 4096
+"""Room for the symbols of one alphabet in `work`, which is laid out as _LEAVES * 8 numbers."""
+
+_u8 = types.CPointer(types.uint8)
+_u16 = types.CPointer(types.uint16)
+_u32 = types.CPointer(types.uint32)
+_i64 = types.CPointer(types.int64)
+_int = types.int64
+_inline = njit(nogil=True, error_model="numpy")
+
+
+@_inline
+def _put(state, out, value, bits):
+    state[0] |= value << state[1]
+    state[1] += bits
+    if state[1] >= 32:
+        out[state[2]] = state[0] & 0xFFFFFFFF
+        state[2] += 1
+        state[0] >>= 32
+        state[1] -= 32
+
+
+def put(state, out, value, bits):
+    """Write a number of up to 30 bits."""
+    _put(state, out, value, bits)
+
+
+def finish(state, out):
+    """Write what is left of the bits; return how many bytes there are in all."""
+    size = 4 * state[2] + ((state[1] + 7) >> 3)
+    out[state[2]] = state[0] & 0xFFFFFFFF
+    return size
+
+
+@_inline
+def _sift(work, start, end):
+    """Let a number sink in a heap whose largest number is first."""
+    root = start
+    while 2 * root + 1 < end:
+        child = 2 * root + 1
+        if child + 1 < end and work[child] < work[child + 1]:
+            child += 1
+        if work[root] >= work[child]:
+            return
+        work[root], work[child] = work[child], work[root]
+        root = child
+
+
+@_inline
+def _sort(work, count):
+    for start in range(count // 2 - 1, -1, -1):
+        _sift(work, start, count)
+    for end in range(count - 1, 0, -1):
+        work[0], work[end] = work[end], work[0]
+        _sift(work, 0, end)
+
+
+@_inline
+def _tree_depths(work, leaves, per_length):
+    """Count in `per_length` how many leaves of a Huffman tree lie at each depth; leaves are sorted in `work`.
+
+    `work` holds weights from 2 * _LEAVES on, parents from 4 * _LEAVES on and depths from 6 * _LEAVES on.
+    """
+    weight, parent, depth = 2 * _LEAVES, 4 * _LEAVES, 6 * _LEAVES
+    for i in range(leaves):
+        work[weight + i] = work[i] >> 12
+    leaf, inner = 0, leaves
+    for node in range(leaves, 2 * leaves - 1):
+        total = 0
+        for _ in range(2):
+            if leaf < leaves and (inner >= node or work[weight + leaf] <= work[weight + inner]):
+                child = leaf
+                leaf += 1
+            else:
+                child = inner
+                inner += 1
+            total += work[weight + child]
+            work[parent + child] = node
+        work[weight + node] = total
+    for i in range(64):
+        work[per_length + i] = 0
+    root = 2 * leaves - 2
+    work[depth + root] = 0
+    for node in range(root - 1, -1, -1):
+        work[depth + node] = work[depth + work[parent + node]] + 1
+        if node < leaves:
+            work[per_length + work[depth + node]] += 1
+
+
+@_inline
+def _limit(work, per_length, longest):
+    """Shorten the codes that are too long, each at the price of the least likely of the shorter ones.
+
+    Source: ITU-T T.81, section K.2.
+    """
+    for length in range(63, longest, -1):
+        while work[per_length + length] > 0:
+            shorter = length - 2
+            while work[per_length + shorter] == 0:
+                shorter -= 1
+            work[per_length + length] -= 2
+            work[per_length + length - 1] += 1
+            work[per_length + shorter + 1] += 2
+            work[per_length + shorter] -= 1
+
+
+@_inline
+def _lengths(histogram, at, size, longest, work, lengths):
+    """Fill `lengths` with those of the best prefix code; return how many symbols have one.
+
+    A symbol that is alone has length 1 here, and takes no bits.
+    """
+    used = 0
+    for symbol in range(size):
+        lengths[symbol] = 0
+        if histogram[at + symbol] != 0:
+            work[used] = (int(histogram[at + symbol]) << 12) | symbol
+            used += 1
+    if used < 2:
+        if used == 1:
+            lengths[work[0] & 4095] = 1
+        return used
+    _sort(work, used)
+    per_length = _LEAVES
+    _tree_depths(work, used, per_length)
+    _limit(work, per_length, longest)
+    length = 63
+    for i in range(used):
+        while work[per_length + length] == 0:
+            length -= 1
+        lengths[work[i] & 4095] = length
+        work[per_length + length] -= 1
+    return used
+
+
+@_inline
+def _reversed(code, length):
+    result = 0
+    for _ in range(length):
+        result = (result << 1) | (code & 1)
+        code >>= 1
+    return result
+
+
+@_inline
+def _canonical(lengths, size, used, work, at, codes):
+    """Fill `codes` from `at` on with length << 16 | bits in the order they are written."""
+    number, following = _LEAVES, _LEAVES + 32
+    for i in range(32):
+        work[number + i] = 0
+    for symbol in range(size):
+        work[number + lengths[symbol]] += 1
+    work[number] = 0
+    code = 0
+    for length in range(1, LONGEST_CODE + 1):
+        code = (code + work[number + length - 1]) << 1
+        work[following + length] = code
+    for symbol in range(size):
+        length = int(lengths[symbol])
+        codes[at + symbol] = 0
+        if length and used > 1:
+            codes[at + symbol] = (length << 16) | _reversed(work[following + length], length)
+            work[following + length] += 1
+
+
+@_inline
+def _run_tokens(lengths, size, tokens):
+    """Fill `tokens` with token << 8 | extra bits of a row of lengths; return how many there are."""
+    count = 0
+    i = 0
+    before = _FIRST_LENGTH
+    while i < size:
+        value = int(lengths[i])
+        run = 1
+        while i + run < size and lengths[i + run] == value:
+            run += 1
+        i += run
+        if value != 0 and value != before:
+            tokens[count] = value << 8
+            count += 1
+            run -= 1
+            before = value
+        while run > 0:
+            if run < 3:
+                tokens[count] = value << 8
+                run -= 1
+            elif value != 0:
+                part = min(run, 6)
+                tokens[count] = (16 << 8) | (part - 3)
+                run -= part
+            elif run < 11:
+                tokens[count] = (17 << 8) | (run - 3)
+                run = 0
+            else:
+                part = min(run, 138)
+                tokens[count] = (18 << 8) | (part - 11)
+                run -= part
+            count += 1
+    return count
+
+
+@_inline
+def _put_simple(state, out, used, lengths, size):
+    """Write a code of at most two symbols, each below 256."""
+    first = 0
+    while first < size - 1 and lengths[first] == 0:
+        first += 1
+    if used == 0:
+        first = 0
+    _put(state, out, 1, 1)
+    _put(state, out, 1 if used == 2 else 0, 1)
+    if first < 2:
+        _put(state, out, 0, 1)
+        _put(state, out, first, 1)
+    else:
+        _put(state, out, 1, 1)
+        _put(state, out, first, 8)
+    if used == 2:
+        second = first + 1
+        while lengths[second] == 0:
+            second += 1
+        _put(state, out, second, 8)
+
+
+@_inline
+def _put_lengths(state, out, lengths, size, work, tokens, small, short):
+    """Write the lengths of a code, in a code of their own."""
+    count = _run_tokens(lengths, size, tokens)
+    for i in range(_SMALL):
+        small[i] = 0
+    for i in range(count):
+        small[tokens[i] >> 8] += 1
+    used = _lengths(small, 0, _SMALL, _LONGEST_LENGTH_CODE, work, short)
+    _canonical(short, _SMALL, used, work, _SMALL, small)
+    stored = _SMALL
+    while stored > 4 and short[_LENGTH_ORDER[stored - 1]] == 0:
+        stored -= 1
+    _put(state, out, 0, 1)
+    _put(state, out, stored - 4, 4)
+    for i in range(stored):
+        _put(state, out, int(short[_LENGTH_ORDER[i]]), 3)
+    _put(state, out, 0, 1)
+    for i in range(count):
+        token = int(tokens[i]) >> 8
+        code = int(small[_SMALL + token])
+        _put(state, out, code & 0xFFFF, code >> 16)
+        if token >= 16:
+            _put(state, out, int(tokens[i]) & 255, 2 if token == 16 else 3 if token == 17 else 7)
+
+
+@_inline
+def _one_code(state, out, histogram, at, size, work, lengths, tokens, small, short, table):
+    used = _lengths(histogram, at, size, LONGEST_CODE, work, lengths)
+    _canonical(lengths, size, used, work, at, table)
+    simple = used <= 2
+    if simple:
+        for symbol in range(256, size):
+            if lengths[symbol]:
+                simple = False
+    if simple:
+        _put_simple(state, out, used, lengths, size)
+    else:
+        _put_lengths(state, out, lengths, size, work, tokens, small, short)
+
+
+def codes(state, out, histogram, group_count, greens, work, lengths, tokens, small, short, table):
+    """Make the codes of each group from its histogram and write their lengths.
+
+    `table` gets length << 16 | code for each number of `histogram`. `work` holds 8 * 4096
+    numbers, `lengths` and `tokens` one for each green symbol, `small` 38, `short` 19.
+    """
+    for group in range(group_count):
+        at = group * GROUP
+        _one_code(state, out, histogram, at, greens, work, lengths, tokens, small, short, table)
+        for part, end in ((RED, BLUE), (BLUE, ALPHA), (ALPHA, DISTANCE), (DISTANCE, GROUP)):
+            _one_code(state, out, histogram, at + part, end - part, work, lengths, tokens, small, short, table)
+
+
+def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
+    """Write the symbols of an image, each in the codes of its block's group."""
+    across = (cols + (1 << bits) - 1) >> bits
+    held, size, place = state[0], state[1], state[2]
+    for row in range(rows):
+        for block_col in range(across):
+            block = (row >> bits) * across + block_col
+            if zero[block]:
+                continue
+            at = groups[block] * GROUP
+            first = row * cols + (block_col << bits)
+            for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
+                one = int(symbol[i])
+                if one == COVERED:
+                    continue
+                code = int(table[at + one])
+                held |= (code & 0xFFFF) << size
+                size += code >> 16
+                if one < LITERALS:
+                    value = int(residuals[i])
+                    code = int(table[at + RED + ((value >> 16) & 255)])
+                    held |= (code & 0xFFFF) << size
+                    size += code >> 16
+                    if size >= 32:
+                        out[place] = held & 0xFFFFFFFF
+                        place += 1
+                        held >>= 32
+                        size -= 32
+                    code = int(table[at + BLUE + (value & 255)])
+                    held |= (code & 0xFFFF) << size
+                    size += code >> 16
+                    code = int(table[at + ALPHA + (value >> 24)])
+                    held |= (code & 0xFFFF) << size
+                    size += code >> 16
+                elif one < CACHE:
+                    length = int(residuals[i])
+                    extra = prefix(length)[1]
+                    held |= ((length - 1) & ((1 << extra) - 1)) << size
+                    size += extra
+                    code = int(table[at + DISTANCE + 1])
+                    held |= (code & 0xFFFF) << size
+                    size += code >> 16
+                if size >= 32:
+                    out[place] = held & 0xFFFFFFFF
+                    place += 1
+                    held >>= 32
+                    size -= 32
+    state[0], state[1], state[2] = held, size, place
+
+
+SIGNATURES = {
+    "put": types.void(_i64, _u32, _int, _int),
+    "finish": _int(_i64, _u32),
+    "codes": types.void(_i64, _u32, _u32, _int, _int, _i64, _u8, _u16, _u32, _u8, _u32),
+    "data": types.void(_i64, _u32, _u32, _u16, _int, _int, _int, _u8, _u8, _u32),
+}
+"""What `native` compiles, with the types of its arguments."""

@@ -1,0 +1,507 @@
+"""The inner loops of the VP8L encoder that come before coding: colours, palettes, prediction.
+
+Written for numba like `kernels`, which says how. A pixel is one number,
+alpha << 24 | red << 16 | green << 8 | blue. Within a formula its four channels
+lie 16 bits apart, "spread", so that one operation does for all of them.
+Source: RFC 9649, "WebP Image Format", sections 4.1 and 4.4.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from numba import njit, types
+
+HASH = 0x1E35A7BD
+"""The multiplier of the colour cache's hash."""
+LARGEST_PALETTE = 256
+TABLE_BITS = 12
+"""Residuals are counted by the first bits of their hash."""
+MODES = 16
+"""Room for the modes that a block may choose from."""
+_ONE = 0x0001000100010001
+_LOW = 0x00FF00FF00FF00FF
+_BIAS = 0x0100010001000100
+_BLACK = 0x00FF000000000000
+"""Opaque black, spread: what the first pixel is predicted to be."""
+
+_u8 = types.CPointer(types.uint8)
+_u16 = types.CPointer(types.uint16)
+_u32 = types.CPointer(types.uint32)
+_int = types.int64
+_inline = njit(nogil=True, error_model="numpy")
+
+
+@_inline
+def _spread(color):
+    return (color & 0x00FF00FF) | ((color & 0xFF00FF00) << 24)
+
+
+@_inline
+def _joined(spread):
+    return (spread & 0x00FF00FF) | ((spread >> 24) & 0xFF00FF00)
+
+
+@_inline
+def _difference(pixel, prediction):
+    return _joined((pixel + _BIAS - prediction) & _LOW)
+
+
+@_inline
+def _average(a, b):
+    return ((a + b) >> 1) & _LOW
+
+
+@_inline
+def _clamped(biased):
+    """Limit channels to 0..255; each is given with 256 added to it."""
+    over = (biased >> 9) & _ONE
+    inside = (biased >> 8) & _ONE
+    return (biased & ((inside << 8) - inside)) | ((over << 8) - over)
+
+
+@_inline
+def _half_gradient(left, top, corner):
+    """ClampAddSubtractHalf of the average: a + (a - corner) / 2, the quotient rounded towards 0."""
+    mean = _average(left, top)
+    biased = mean + _BIAS - corner
+    negative = ((biased >> 8) & _ONE) ^ _ONE
+    return _clamped(mean + (((biased + negative) >> 1) & 0x01FF01FF01FF01FF) + (_BIAS >> 1))
+
+
+@_inline
+def _distance(a, b):
+    """Sum over the channels of how far two colours are apart."""
+    biased = a + _BIAS - b
+    above = (biased >> 8) & _ONE
+    below = _ONE - above
+    each = ((biased & _LOW) ^ ((below << 8) - below)) + below
+    each += each >> 32
+    return (each + (each >> 16)) & 0xFFFF
+
+
+@_inline
+def _select(left, top, corner):
+    return left if _distance(top, corner) < _distance(left, corner) else top
+
+
+@_inline
+def _prediction(mode, left, top, right, corner):
+    """The colour that a mode predicts from the pixel's left, top, top right and top left neighbours."""
+    if mode == 12:
+        return _clamped(left + top + _BIAS - corner)
+    if mode == 11:
+        return _select(left, top, corner)
+    if mode == 1:
+        return left
+    if mode == 2:
+        return top
+    if mode == 3:
+        return right
+    if mode == 4:
+        return corner
+    if mode == 5:
+        return _average(_average(left, right), top)
+    if mode == 6:
+        return _average(left, corner)
+    if mode == 7:
+        return _average(left, top)
+    if mode == 8:
+        return _average(corner, top)
+    if mode == 9:
+        return _average(top, right)
+    if mode == 10:
+        return _average(_average(left, corner), _average(top, right))
+    if mode == 13:
+        return _half_gradient(left, top, corner)
+    return _BLACK
+
+
+@_inline
+def _bucket(residual):
+    return ((residual * HASH) & 0xFFFFFFFF) >> (32 - TABLE_BITS)
+
+
+def colors(pixels, count, channels, out):
+    """Fill `out`, `count` colours, from pixels of 3 or 4 channels."""
+    if channels == 3:
+        for i in range(count):
+            at = 3 * i
+            out[i] = 0xFF000000 | (int(pixels[at]) << 16) | (int(pixels[at + 1]) << 8) | int(pixels[at + 2])
+    else:
+        for i in range(count):
+            at = 4 * i
+            out[i] = (
+                (int(pixels[at + 3]) << 24)
+                | (int(pixels[at]) << 16)
+                | (int(pixels[at + 1]) << 8)
+                | int(pixels[at + 2])
+            )
+
+
+def palette(image, count, table, out):
+    """Fill `out`, up to 256 colours, in rising order; return how many there are, 257 for more.
+
+    `table` holds 2 * 1024 numbers: a hash table of colours and whether a place is taken.
+    """
+    for i in range(2048):
+        table[i] = 0
+    found = 0
+    last = -1
+    for i in range(count):
+        color = int(image[i])
+        if color == last:
+            continue
+        last = color
+        at = ((color * HASH) & 0xFFFFFFFF) >> 22
+        while table[1024 + at] != 0 and table[at] != color:
+            at = (at + 1) & 1023
+        if table[1024 + at] == 0:
+            if found == LARGEST_PALETTE:
+                return LARGEST_PALETTE + 1
+            table[at] = color
+            table[1024 + at] = 1
+            place = found
+            while place > 0 and out[place - 1] > color:
+                out[place] = out[place - 1]
+                place -= 1
+            out[place] = color
+            found += 1
+    for i in range(1024):
+        if table[1024 + i] != 0:
+            low, high = 0, found - 1
+            while low < high:
+                middle = (low + high) >> 1
+                if out[middle] < table[i]:
+                    low = middle + 1
+                else:
+                    high = middle
+            table[1024 + i] = low + 1
+    return found
+
+
+def indexed(image, rows, cols, table, bits, out):
+    """Fill `out` with palette indices as green, 1 << `bits` of a row in a pixel; `table` is `palette`'s.
+
+    The columns of `out` are those of the image divided by 1 << `bits`, rounded up.
+    """
+    per_pixel = 1 << bits
+    width = 8 >> bits
+    at = 0
+    last = -1
+    index = 0
+    for row in range(rows):
+        col = 0
+        while col < cols:
+            bundle = 0
+            for part in range(min(per_pixel, cols - col)):
+                color = int(image[row * cols + col + part])
+                if color != last:
+                    last = color
+                    place = ((color * HASH) & 0xFFFFFFFF) >> 22
+                    while table[place] != color or table[1024 + place] == 0:
+                        place = (place + 1) & 1023
+                    index = int(table[1024 + place]) - 1
+                bundle |= index << (part * width)
+            out[at] = 0xFF000000 | (bundle << 8)
+            at += 1
+            col += per_pixel
+
+
+@_inline
+def _count_sampled(image, rows, cols, step, counts):
+    """Count residuals of left, top and gradient on every `step`th row."""
+    for row in range(step // 2 + 1, rows, step):
+        line = row * cols
+        corner = _spread(int(image[line - cols]))
+        left = _spread(int(image[line]))
+        for col in range(1, cols):
+            top = _spread(int(image[line - cols + col]))
+            pixel = _spread(int(image[line + col]))
+            counts[_bucket(_difference(pixel, left))] += 1
+            counts[_bucket(_difference(pixel, top))] += 1
+            counts[_bucket(_difference(pixel, _clamped(left + top + _BIAS - corner)))] += 2
+            corner = top
+            left = pixel
+
+
+@_inline
+def log2_fixed(value):
+    """Base 2 logarithm of a whole number of at least 1, in 1/256."""
+    whole = 0
+    scaled = value
+    while scaled > 1:
+        scaled >>= 1
+        whole += 1
+    mantissa = (value << 30) >> whole
+    result = whole
+    for _ in range(8):
+        mantissa = (mantissa * mantissa) >> 30
+        result <<= 1
+        if mantissa >= 1 << 31:
+            mantissa >>= 1
+            result += 1
+    return result
+
+
+@_inline
+def _count_costs(counts, costs):
+    """Turn counts into what each bucket costs in 1/16 bit, and clear them."""
+    total = 0
+    for i in range(1 << TABLE_BITS):
+        total += counts[i]
+    whole = log2_fixed(4 * total + (4 << TABLE_BITS) // 4)
+    last, cost = 0, (whole >> 4)
+    for i in range(1 << TABLE_BITS):
+        count = int(counts[i])
+        if count != last:
+            last = count
+            cost = (whole - log2_fixed(4 * count + 1)) >> 4
+        elif count == 0:
+            cost = whole >> 4
+        costs[i] = cost
+        counts[i] = 0
+
+
+def _cost_with(mode):
+    """Return the function that says what the residuals of a block cost with a mode, in 1/16 bit."""
+
+    @_inline
+    def cost(image, cols, first_row, end_row, step, first_col, end_col, costs, most):
+        total = 0
+        for row in range(first_row, end_row, step):
+            line = row * cols
+            above = line - cols
+            corner = _spread(int(image[above + first_col - 1]))
+            left = _spread(int(image[line + first_col - 1]))
+            top = _spread(int(image[above + first_col]))
+            for col in range(first_col, end_col):
+                right = _spread(int(image[above + col + 1]))
+                pixel = _spread(int(image[line + col]))
+                total += costs[_bucket(_difference(pixel, _prediction(mode, left, top, right, corner)))]
+                corner = top
+                top = right
+                left = pixel
+            if total >= most:
+                break
+        return total
+
+    return cost
+
+
+_left_cost = _cost_with(1)
+_top_cost = _cost_with(2)
+_right_cost = _cost_with(3)
+_corner_cost = _cost_with(4)
+_smooth_cost = _cost_with(5)
+_mean_cost = _cost_with(7)
+_select_cost = _cost_with(11)
+_gradient_cost = _cost_with(12)
+_half_cost = _cost_with(13)
+
+
+@_inline
+def _choose(image, rows, cols, bits, step, more, costs, modes, zero):
+    """Choose the mode of each block by what its residuals on every `step`th row cost."""
+    side = 1 << bits
+    across = (cols + side - 1) >> bits
+    free = costs[0]
+    for block_row in range((rows + side - 1) >> bits):
+        first_row = max(block_row << bits, 1)
+        end_row = min((block_row + 1) << bits, rows)
+        before = 12
+        for block_col in range(across):
+            first_col = max(block_col << bits, 1)
+            end_col = min((block_col + 1) << bits, cols)
+            span = (first_row, end_row, step, first_col, end_col)
+            sampled = (end_row - first_row + step - 1) // step * (end_col - first_col)
+            floor = sampled * free
+            mode, least = 12 if before == 5 else before, 1 << 60
+            at = block_row * across + block_col
+            if zero[at] == 0:
+                cost = _gradient_cost(image, cols, *span, costs, least) + (_CHANGE if before != 12 else 0)
+                if cost < least:
+                    mode, least = 12, cost
+                cost = _left_cost(image, cols, *span, costs, least) + (_CHANGE if before != 1 else 0)
+                if cost < least:
+                    mode, least = 1, cost
+                if least > floor:
+                    cost = _top_cost(image, cols, *span, costs, least) + (_CHANGE if before != 2 else 0)
+                    if cost < least:
+                        mode, least = 2, cost
+                if least > floor:
+                    cost = _select_cost(image, cols, *span, costs, least) + (_CHANGE if before != 11 else 0)
+                    if cost < least:
+                        mode, least = 11, cost
+                if more and least > floor:
+                    cost = _half_cost(image, cols, *span, costs, least) + (_CHANGE if before != 13 else 0)
+                    if cost < least:
+                        mode, least = 13, cost
+                    cost = _mean_cost(image, cols, *span, costs, least) + (_CHANGE if before != 7 else 0)
+                    if cost < least:
+                        mode, least = 7, cost
+                    cost = _smooth_cost(image, cols, *span, costs, least) + (_CHANGE if before != 5 else 0)
+                    if cost < least:
+                        mode, least = 5, cost
+            modes[at] = mode
+            before = mode
+
+
+_CHANGE = 48
+"""What a mode other than the block's on the left costs in the image of modes, in 1/16 bit."""
+
+
+@_inline
+def _flat(image, rows, cols, bits, zero):
+    """Mark blocks of one colour that is also the colour left of them and above them."""
+    side = 1 << bits
+    across = (cols + side - 1) >> bits
+    for block_row in range((rows + side - 1) >> bits):
+        for block_col in range(across):
+            color = int(image[(block_row << bits) * cols + (block_col << bits)])
+            same = 1
+            row = max((block_row << bits) - 1, 0)
+            first_col = max((block_col << bits) - 1, 0)
+            end_col = min((block_col + 1) << bits, cols)
+            while same and row < min((block_row + 1) << bits, rows):
+                different = 0
+                for col in range(first_col, end_col):
+                    different |= int(image[row * cols + col]) ^ color
+                if different:
+                    same = 0
+                row += 1
+            zero[block_row * across + block_col] = same
+
+
+@_inline
+def _count_chosen(image, rows, cols, bits, step, modes, zero, counts):
+    """Count the residuals of every `step`th row, predicted by the modes chosen."""
+    across = (cols + (1 << bits) - 1) >> bits
+    for row in range(step // 2 + 1, rows, step):
+        line = row * cols
+        for block_col in range(across):
+            at = (row >> bits) * across + block_col
+            if zero[at]:
+                counts[0] += min((block_col + 1) << bits, cols) - (block_col << bits)
+                continue
+            mode = int(modes[at])
+            for col in range(max(block_col << bits, 1), min((block_col + 1) << bits, cols)):
+                i = line + col
+                counts[_bucket(_residual(image, i, cols, mode))] += 1
+
+
+@_inline
+def _residual(image, i, cols, mode):
+    left = _spread(int(image[i - 1]))
+    top = _spread(int(image[i - cols]))
+    right = _spread(int(image[i - cols + 1]))
+    corner = _spread(int(image[i - cols - 1]))
+    return _difference(_spread(int(image[i])), _prediction(mode, left, top, right, corner))
+
+
+def predictors(image, rows, cols, bits, more, effort, counts, costs, modes, zero):
+    """Fill `modes` with the predictor of each block of 1 << `bits` pixels, and `zero` with which are flat.
+
+    Residuals are counted on a few rows, whose entropy is what later residuals
+    are taken to cost; then blocks choose the cheapest mode, twice. `more` adds
+    averages, which suit whole numbers without a fraction. `counts` and `costs` hold
+    a number for each bucket.
+    """
+    for i in range(1 << TABLE_BITS):
+        counts[i] = 0
+    _flat(image, rows, cols, bits, zero)
+    _count_sampled(image, rows, cols, 16, counts)
+    _count_costs(counts, costs)
+    if effort > 0:
+        _choose(image, rows, cols, bits, 4, more, costs, modes, zero)
+        _count_chosen(image, rows, cols, bits, 4, modes, zero, counts)
+        _count_costs(counts, costs)
+    _choose(image, rows, cols, bits, 2 if effort > 0 else 4, more, costs, modes, zero)
+
+
+def _residuals_with(mode):
+    """Return the function that writes the residuals of one row of a block under a mode."""
+
+    @_inline
+    def residuals(image, line, cols, first_col, end_col, out):
+        above = line - cols
+        corner = _spread(int(image[above + first_col - 1]))
+        left = _spread(int(image[line + first_col - 1]))
+        top = _spread(int(image[above + first_col]))
+        seen = 0
+        for col in range(first_col, end_col):
+            right = _spread(int(image[above + col + 1]))
+            pixel = _spread(int(image[line + col]))
+            value = _difference(pixel, _prediction(mode, left, top, right, corner))
+            out[line + col] = value
+            seen |= value
+            corner = top
+            top = right
+            left = pixel
+        return seen
+
+    return residuals
+
+
+_left_residuals = _residuals_with(1)
+_top_residuals = _residuals_with(2)
+_select_residuals = _residuals_with(11)
+_gradient_residuals = _residuals_with(12)
+
+
+@_inline
+def _row_residuals(image, line, cols, first_col, end_col, mode, out):
+    if mode == 12:
+        return _gradient_residuals(image, line, cols, first_col, end_col, out)
+    if mode == 11:
+        return _select_residuals(image, line, cols, first_col, end_col, out)
+    if mode == 1:
+        return _left_residuals(image, line, cols, first_col, end_col, out)
+    if mode == 2:
+        return _top_residuals(image, line, cols, first_col, end_col, out)
+    seen = 0
+    for col in range(first_col, end_col):
+        value = _residual(image, line + col, cols, mode)
+        out[line + col] = value
+        seen |= value
+    return seen
+
+
+def residuals(image, rows, cols, bits, modes, zero, out):
+    """Fill `out` with the residuals of an image, and `zero` with which blocks have none but 0.
+
+    Of the first row each pixel is predicted by the one on its left, of the first
+    column by the one above it, whatever the mode (RFC 9649, section 4.1).
+    """
+    across = (cols + (1 << bits) - 1) >> bits
+    for i in range(((rows + (1 << bits) - 1) >> bits) * across):
+        zero[i] = 1
+    out[0] = _difference(_spread(int(image[0])), _BLACK)
+    if out[0] != 0:
+        zero[0] = 0
+    for col in range(1, cols):
+        out[col] = _difference(_spread(int(image[col])), _spread(int(image[col - 1])))
+        if out[col] != 0:
+            zero[col >> bits] = 0
+    for row in range(1, rows):
+        line = row * cols
+        out[line] = _difference(_spread(int(image[line])), _spread(int(image[line - cols])))
+        first = (row >> bits) * across
+        if out[line] != 0:
+            zero[first] = 0
+        for block_col in range(across):
+            first_col = max(block_col << bits, 1)
+            end_col = min((block_col + 1) << bits, cols)
+            mode = int(modes[first + block_col])
+            if _row_residuals(image, line, cols, first_col, end_col, mode, out) != 0:
+                zero[first + block_col] = 0
+
+
+SIGNATURES = {
+    "colors": types.void(_u8, _int, _int, _u32),
+    "palette": _int(_u32, _int, _u32, _u32),
+    "indexed": types.void(_u32, _int, _int, _u32, _int, _u32),
+    "predictors": types.void(_u32, _int, _int, _int, _int, _int, _u32, _u16, _u8, _u8),
+    "residuals": types.void(_u32, _int, _int, _int, _u8, _u8, _u32),
+}
+"""What `native` compiles, with the types of its arguments."""

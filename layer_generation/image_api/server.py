@@ -1,0 +1,156 @@
+"""The server: a socket that listens, and uvicorn on it until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from fusi_pipeline.errors import AddressUnavailable
+from layer_generation.image_api.app import application
+from layer_generation.image_api.connection import Connection
+from layer_generation.image_api.guard import Access, is_loopback
+from layer_generation.image_api.studio import Studio, StudioConfig, opened
+
+_BACKLOG = 1024
+_LAST_ANSWERS_S = 3
+_HEAD_BYTES = 1 << 14
+_KEEP_ALIVE_S = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What is served, to whom, and how it ends."""
+
+    studio: StudioConfig
+    access: Access
+    grace_s: float = 30.0
+    """For the picture that is drawn when the server is told to end."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the first address of a host; port 0 picks a free one.
+
+    Raises AddressUnavailable.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise AddressUnavailable(host, port, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise AddressUnavailable(host, port, getattr(error, "strerror", None) or str(error)) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address of a socket for a client on this machine."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def on_loopback(listener: socket.socket) -> bool:
+    """Tell whether only this machine reaches a socket."""
+    host = listener.getsockname()[0]
+    return is_loopback(f"[{host}]" if ":" in host else host)
+
+
+def serve(config: ServerConfig, listener: socket.socket, started: Callable[[Studio], None]) -> None:
+    """Draw pictures until Ctrl-C or SIGTERM; call `started` once the first request can be answered.
+
+    A second signal ends it at once. Raises BackendFailed where the backend does not begin.
+    """
+    asyncio.run(_serve(config, listener, started))
+
+
+async def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[Studio], None]) -> None:
+    try:
+        async with opened(config.studio) as studio:
+            app = application(studio, config.access)
+            server = Server(app, lambda: started(studio), lambda: studio.drain(config.grace_s))
+            await server.serve(sockets=[listener])
+    finally:
+        listener.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn in this process; told to end it first lets work end."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        started: Callable[[], None],
+        drain: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                h11_max_incomplete_event_size=_HEAD_BYTES,
+                timeout_graceful_shutdown=_LAST_ANSWERS_S,
+            )
+        )
+        self._listening = started
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+        self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell whether to leave: after the work that was under way at the first signal."""
+        leave = await super().on_tick(counter)
+        if self._signals and self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        if leave and self._draining is not None:
+            self._draining.cancel()
+        return leave or (self._draining is not None and self._draining.done())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal: the first asks to end, the second to end at once."""
+        self._signals += 1
+        if self._signals > 1:
+            self.should_exit = self.force_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """End on Ctrl-C and SIGTERM, without raising them again afterwards as uvicorn does."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ends = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in ends}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,57 @@
+"""What pages are told of items and quadrants, as JSON values."""
+
+from __future__ import annotations
+
+from layer_generation.quadrants import QuadrantState
+from layer_generation.web.items import FINISHED
+from layer_generation.web.queue import Listed
+
+BITS = {
+    "render": 1,
+    "generation": 2,
+    "flagged": 4,
+    "starred": 8,
+    "is_water": 16,
+    "is_reference": 32,
+    "note": 64,
+}
+"""What a quadrant has, as bits of one number."""
+
+
+def listed_json(listed: Listed) -> dict[str, object]:
+    """Return an item with its place in the queue. Times are milliseconds since 1970."""
+    item = listed.item
+    return {
+        "id": item.id,
+        "item_type": item.item_type,
+        "quadrants": [list(one) for one in item.quadrants],
+        "model_id": item.model_id,
+        "prompt": item.prompt,
+        "negative_prompt": item.negative_prompt,
+        "seed": item.seed,
+        "regenerate": item.overwrite,
+        "status": item.status,
+        "position": None if item.status in FINISHED else listed.position,
+        "waits_for": list(listed.waits_for),
+        "held": listed.held,
+        "progress": item.progress,
+        "attempts": item.attempts,
+        "created_at": _ms(item.created_at),
+        "started_at": _ms(item.started_at),
+        "completed_at": _ms(item.completed_at),
+        "error_message": item.error_message,
+        "result_message": item.result_message,
+    }
+
+
+def state_json(state: QuadrantState) -> list[int]:
+    """Return a quadrant as [x, y, bits, version]."""
+    bits = BITS["render"] * state.has_render | BITS["generation"] * state.has_generation
+    bits |= BITS["note"] * state.has_note
+    for flag in state.flags:
+        bits |= BITS[flag]
+    return [state.x, state.y, bits, state.version]
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

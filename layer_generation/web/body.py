@@ -1,0 +1,58 @@
+"""A bound on what a request may send, counted while it arrives."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from layer_generation.web.guard import problem
+
+_MOST_JSON = 8 << 20
+
+
+class Bounded:
+    """Refuses bodies of too many bytes, JSON at less than pictures."""
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most = self._most_bytes if headers.get("content-type", "").startswith("image/") else _MOST_JSON
+        stated = headers.get("content-length", "")
+        if stated.isdigit() and int(stated[:20]) > most:
+            await _refusal(most)(scope, receive, send)
+            return
+        got, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > most:
+                raise _TooLarge
+            return message
+
+        async def told(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, told)
+        except _TooLarge:
+            if not begun:
+                await _refusal(most)(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    """A body has more bytes than allowed."""
+
+
+def _refusal(most: int) -> ASGIApp:
+    return problem(413, "TOO_LARGE", f"a request of more than {most} bytes", {"Connection": "close"})

@@ -1,0 +1,187 @@
+"""What an app works with: its map, its queue, its models, its lanes. Routes ask it; it knows no HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusi_pipeline.errors import FusiError
+from layer_generation.camera import MercatorGrid, calculate_quadrant_corners
+from layer_generation.quadrants import KINDS, QuadrantStore
+from layer_generation.web.events import Board
+from layer_generation.web.items import MOST_GENERATED, RENDER_LANE
+from layer_generation.web.lanes import Lanes, Log
+from layer_generation.web.models import AppConfig
+from layer_generation.web.overviews import MOST_LEVEL, SOON, Made, NotYet, Overviews, Stamps
+from layer_generation.web.painters import Painter
+from layer_generation.web.queue import GenerationQueue
+from layer_generation.web.shelf import Pictures, Shelf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskConfig:
+    """What an app is of."""
+
+    folder: Path
+    """The map's."""
+    config: AppConfig
+    environment: Mapping[str, str]
+    """Variables that models may name for their keys."""
+    layer_folders: Sequence[Path] = ()
+    generates: bool = True
+    """Whether the queue is worked at, or only looked at."""
+
+
+class Desk:
+    """An open app. `start`, then `close`."""
+
+    def __init__(self, given: DeskConfig, painter: Painter, log: Log) -> None:
+        """Open the map and its queue. Raises MapMissing, MapUnreadable."""
+        self.given = given
+        self.painter = painter
+        self.shelf = Shelf(given.folder, given.layer_folders)
+        with self.store() as store:
+            store.require_own()
+            self.geometry = store.geometry
+        with self.queue():
+            pass
+        self.board = Board(given.folder, self.shelf)
+        self.lanes = Lanes(given.folder, given.config, given.environment, painter, log)
+        self._overviews = Overviews(given.folder)
+        self._wanted: dict[tuple[str, int, int, int], tuple[Pictures, Stamps]] = {}
+        self._more = threading.Condition()
+        self._closing = False
+        self._making = threading.Thread(target=self._make_tiles, name="overviews", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work at the queue, and to look for changes."""
+        self.board.start()
+        self._making.start()
+        if self.given.generates:
+            self.lanes.start()
+
+    def close(self) -> None:
+        """Give back what is under way and end."""
+        self.board.close()
+        if self.given.generates:
+            self.lanes.close()
+        with self._more:
+            self._closing = True
+            self._more.notify_all()
+        if self._making.ident is not None:
+            self._making.join()
+        self._overviews.close()
+        self.painter.close()
+
+    @contextmanager
+    def store(self) -> Iterator[QuadrantStore]:
+        """Open the map."""
+        with QuadrantStore(self.given.folder) as store:
+            yield store
+
+    @contextmanager
+    def queue(self) -> Iterator[GenerationQueue]:
+        """Open the queue; the lanes look at it afterwards."""
+        with GenerationQueue(self.given.folder) as queue:
+            yield queue
+        if hasattr(self, "lanes"):
+            self.lanes.wake()
+
+    # What a page begins with
+
+    def facts(self) -> dict[str, object]:
+        """Return what a page has to know before all else; never a key or an address of a model."""
+        given, config = self.given, self.given.config
+        with self.store() as store:
+            coordinates = store.coordinates()
+        bounds = None
+        if len(coordinates):
+            low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+            bounds = [int(low[0]), int(low[1]), int(high[0]), int(high[1])]
+        return {
+            "map": {
+                "name": given.folder.resolve().name,
+                "geometry": "mercator" if isinstance(self.geometry, MercatorGrid) else "isometric",
+                "quadrant_px": 512,
+                "bounds": bounds,
+                "quadrants": len(coordinates),
+            },
+            "layers": [
+                {"id": one.id, "name": one.name, "pictures": len(self.board.stamps(one)[0].levels[0])}
+                for one in self.shelf.all()
+            ],
+            "models": [
+                one.public(one.reason(given.environment, config.path.parent)) for one in config.models
+            ],
+            "default_model_id": config.default_model_id,
+            "generates": given.generates,
+            "selection_limit": MOST_GENERATED,
+            "max_level": MOST_LEVEL,
+            "renderer": self.painter.status(),
+        }
+
+    def quadrant(self, x: int, y: int) -> dict[str, object] | None:
+        """Return all that is known of a quadrant, None where the map has none there."""
+        with self.store() as store:
+            if not store.holds(x, y):
+                return None
+            known = store.one(x, y)
+            pictures: dict[str, object] = {}
+            for kind in KINDS:
+                data = store.image(kind, x, y)
+                if data is not None:
+                    made = store.made(kind, x, y)
+                    facts = None if made is None else dict(made[1])
+                    pictures[kind] = {"version": store.version(kind, x, y), "bytes": len(data), "made": facts}
+        return {
+            "x": x,
+            "y": y,
+            "flags": sorted(known.flags),
+            "notes": known.notes,
+            "corners": [[place.lat, place.lon] for place in calculate_quadrant_corners(self.geometry, x, y)],
+            "pictures": pictures,
+        }
+
+    # Tiles
+
+    def tile(self, pictures: Pictures, level: int, x: int, y: int) -> Made | None:
+        """Return a tile of level 1 or above, None where it shows nothing.
+
+        Raises NotYet where it takes long; it is made meanwhile.
+        """
+        stamps, _ = self.board.stamps(pictures)
+        try:
+            return self._overviews.tile(pictures, stamps, level, x, y)
+        except NotYet:
+            with self._more:
+                self._wanted[(pictures.id, level, x, y)] = (pictures, stamps)
+                self._more.notify_all()
+            raise
+
+    def _make_tiles(self) -> None:
+        """Make tiles that somebody waits for, newest wish first, some pictures at a time."""
+        while True:
+            with self._more:
+                while not self._wanted and not self._closing:
+                    self._more.wait()
+                if self._closing:
+                    return
+                key, (pictures, stamps) = self._wanted.popitem()
+            with suppress(FusiError):
+                while not self._closing:
+                    try:
+                        self._overviews.tile(pictures, stamps, *key[1:], most=SOON)
+                        break
+                    except NotYet:
+                        continue
+
+    def lanes_json(self, pending: Mapping[str, int], running: Mapping[str, int]) -> list[dict[str, object]]:
+        """Return every lane with the item it is at and the number of those that wait."""
+        names = {one.model_id: one.name for one in self.given.config.models} | {RENDER_LANE: "Renders"}
+        return [
+            {"lane": lane, "name": name, "running": running.get(lane), "pending": pending.get(lane, 0)}
+            for lane, name in names.items()
+        ]

@@ -1,0 +1,275 @@
+"""The queue at work: a lane for each model and one for renders, serial inside, parallel across.
+
+Every lane is a thread that claims its next item, makes it, stores the pictures in
+the map and marks it complete. A picture is stored only while the item is still
+the lane's own, so that a cancelled one stays cancelled. Retried is only what may
+pass on another try.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from fusi_pipeline.errors import FusiError
+from layer_generation.endpoints.base import (
+    Endpoint,
+    EndpointCancelled,
+    EndpointError,
+    EndpointRetryable,
+    Stop,
+)
+from layer_generation.errors import EndpointInvalid, ImageInvalid, ItemInvalid, ItemUnknown
+from layer_generation.owners import own_name
+from layer_generation.quadrants import QuadrantStore
+from layer_generation.received import Answers
+from layer_generation.web.drawing import Drawing
+from layer_generation.web.items import PENDING, RENDER, RENDER_LANE, Item, Quadrant, checked_item
+from layer_generation.web.models import AppConfig, Model
+from layer_generation.web.painters import Painter
+from layer_generation.web.queue import GenerationQueue
+
+MOST_ATTEMPTS = 4
+"""Of an item, when the model failed at it."""
+MOST_CALLS = 8
+"""Of an item, when the model's server could not be reached or was busy."""
+_LEASE_S = 90.0
+_RENEW_S = 20.0
+_LOOK_S = 0.5
+"""How often a lane looks for what other programs queued."""
+_CANCEL_LOOK_S = 0.25
+_FIRST_WAIT_S = 2.0
+_LONGEST_WAIT_S = 300.0
+
+Log = Callable[[str], None]
+
+
+def checked(config: AppConfig) -> Callable[[sqlite3.Row], tuple[Item, str]]:
+    """Return what checks a row of the queue against the models, and names its lane."""
+
+    def check(row: sqlite3.Row) -> tuple[Item, str]:
+        item = checked_item(row)
+        if item.item_type == RENDER:
+            return item, RENDER_LANE
+        model = config.model(item.model_id)
+        if model is None:
+            known = ", ".join(one.model_id for one in config.models)
+            raise ItemInvalid(f"model_id = {item.model_id!r}: expected one of {known}")
+        return replace(item, model_id=model.model_id), model.model_id
+
+    return check
+
+
+class Lanes:
+    """All lanes of an app. `start` begins, `close` ends; what is under way then is given back."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: AppConfig,
+        environment: Mapping[str, str],
+        painter: Painter,
+        log: Log = lambda line: None,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._environment = environment
+        self._painter = painter
+        self._log = log
+        self._closing = threading.Event()
+        self._wake = threading.Condition()
+        self._rounds = 0
+        self._threads = [
+            threading.Thread(target=self._run, args=(lane,), name=f"lane {lane}", daemon=True)
+            for lane in (*(model.model_id for model in config.models), RENDER_LANE)
+        ]
+
+    def start(self) -> None:
+        """Take up what an earlier app left, and begin."""
+        with GenerationQueue(self._folder) as queue:
+            back = queue.recover()
+            if back:
+                self._log(f"{back} items that an earlier app was at are made again")
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Have the lanes look at once."""
+        with self._wake:
+            self._rounds += 1
+            self._wake.notify_all()
+
+    def close(self, patience_s: float = 10.0) -> None:
+        """Begin nothing more, give back what is under way, and wait for the lanes to end."""
+        self._closing.set()
+        self.wake()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(patience_s)
+
+    # A lane
+
+    def _run(self, lane: str) -> None:
+        worker = f"{own_name()}:{lane}"
+        while not self._closing.is_set():
+            try:
+                with GenerationQueue(self._folder) as queue, QuadrantStore(self._folder) as store:
+                    self._lane(_Bench(self, lane, worker, queue, store))
+            except FusiError as error:  # a full disk, a locked file: said, and tried again
+                self._log(f"{lane}: {error}")
+                self._closing.wait(_FIRST_WAIT_S)
+
+    def _lane(self, bench: _Bench) -> None:
+        try:
+            while not self._closing.is_set():
+                rounds = self._rounds
+                bench.queue.screen(checked(self._config))
+                item = bench.queue.claim(bench.lane, bench.worker, _LEASE_S)
+                if item is None:
+                    with self._wake:
+                        if self._rounds == rounds and not self._closing.is_set():
+                            self._wake.wait(_LOOK_S)
+                    continue
+                bench.make(item)
+                self.wake()
+        finally:
+            bench.close()
+
+
+class _Bench:
+    """Where a lane makes its items."""
+
+    def __init__(
+        self, lanes: Lanes, lane: str, worker: str, queue: GenerationQueue, store: QuadrantStore
+    ) -> None:
+        self.lane = lane
+        self.worker = worker
+        self.queue = queue
+        self._lanes = lanes
+        self._store = store
+        self._answers = Answers(lanes._folder)
+        self._endpoint: Endpoint | None = None
+
+    def make(self, item: Item) -> None:
+        """Make an item: complete it, fail it, or give it back."""
+        with _Watch(self._lanes, item, self.worker) as stop:
+            try:
+                if item.item_type == RENDER:
+                    self._render(item, stop)
+                else:
+                    self._generate(item, stop)
+            except EndpointCancelled:
+                self.queue.requeue(item.id, self.worker, counts=False)  # no effect where it was cancelled
+            except (EndpointError, ImageInvalid, EndpointInvalid) as error:
+                self._failed(item, error)
+            except FusiError as error:
+                self.queue.fail(item.id, self.worker, str(error))
+                raise
+            except Exception as error:  # noqa: BLE001 - recorded; the lane goes on with the next item
+                self.queue.fail(item.id, self.worker, f"internal error: {type(error).__name__}")
+                self._lanes._log(f"{item}: {traceback.format_exc()}")
+        if not self.queue.is_own(item.id, self.worker):
+            self._answers_end(item)
+
+    def _answers_end(self, item: Item) -> None:
+        """Forget what was received for an item that needs it no more."""
+        with suppress(ItemUnknown):
+            if self.queue.get(item.id).item.status == PENDING:
+                return
+        self._answers.forget(item.id)
+
+    def _generate(self, item: Item, stop: Stop) -> None:
+        model = self._lanes._config.model(item.model_id)
+        assert model is not None, "items are checked before they are claimed"
+        drawing = Drawing(self._store, self._answers, item, model)
+        if drawing.was_stored():
+            self.queue.complete(item.id, self.worker, f"{len(item.quadrants)} drawn")
+            return
+        reason = drawing.refused()
+        if reason:
+            self.queue.fail(item.id, self.worker, reason)
+            return
+        self.queue.tell(item.id, self.worker, "generating")
+        drawn = drawing.draw(self._opened(model), stop, self._to_come(item))
+        if self.queue.begin_storing(item.id, self.worker):
+            self._store.store("generation", drawn.pictures, item.uid, drawn.facts)
+            self.queue.complete(item.id, self.worker, drawn.message)
+
+    def _render(self, item: Item, stop: Stop) -> None:
+        todo = [one for one in item.quadrants if item.overwrite or not self._store.has("render", *one)]
+        drawn: list[tuple[int, int, bytes]] = []
+        painter = self._lanes._painter
+        for number, (x, y, picture) in enumerate(painter.paint(self._lanes._folder, todo), 1):
+            drawn.append((x, y, picture))
+            self.queue.tell(item.id, self.worker, "rendering", 100.0 * number / len(todo))
+            if stop.is_set():
+                raise EndpointCancelled("cancelled")
+        if self.queue.begin_storing(item.id, self.worker):
+            self._store.store("render", drawn, item.uid, {"item": item.id, "painter": painter.kind})
+            kept = len(item.quadrants) - len(drawn)
+            self.queue.complete(
+                item.id, self.worker, f"{len(drawn)} rendered" + (f", {kept} were there" if kept else "")
+            )
+
+    def _to_come(self, item: Item) -> set[Quadrant]:
+        """Return the quadrants that other items are about to draw."""
+        others: Sequence[Item] = [one for one in self.queue.active() if one.id != item.id]
+        return {quadrant for one in others if one.item_type != RENDER for quadrant in one.quadrants}
+
+    def _opened(self, model: Model) -> Endpoint:
+        if self._endpoint is None:
+            self._endpoint = model.open(self._lanes._environment, self._lanes._config.path.parent)
+        return self._endpoint
+
+    def _failed(self, item: Item, error: FusiError | EndpointError) -> None:
+        passes = isinstance(error, EndpointRetryable | ImageInvalid)
+        most = MOST_ATTEMPTS if getattr(error, "counts", True) else MOST_CALLS
+        if not passes or item.attempts >= most:
+            tries = f" (attempt {item.attempts} of {most})" if passes else ""
+            self.queue.fail(item.id, self.worker, f"{error}{tries}")
+            self._lanes._log(f"{item}: {error}")
+            return
+        asked_s = getattr(error, "retry_after_s", None)
+        wait_s = min(asked_s or _FIRST_WAIT_S * 2 ** (item.attempts - 1), _LONGEST_WAIT_S)
+        message = f"{error}; tried again in {wait_s:.0f} s"
+        self.queue.requeue(item.id, self.worker, message=message, after_s=wait_s)
+
+    def close(self) -> None:
+        """Release the model's connections."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+
+class _Watch:
+    """Renews the lease of an item while it is made, and tells when to stop: cancelled, lost, or closing."""
+
+    def __init__(self, lanes: Lanes, item: Item, worker: str) -> None:
+        self._lanes, self._item, self._worker = lanes, item, worker
+        self._stop = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        since_s = 0.0
+        with suppress(FusiError), GenerationQueue(self._lanes._folder) as queue:
+            while not self._over.wait(_CANCEL_LOOK_S):
+                since_s += _CANCEL_LOOK_S
+                mine = queue.is_own(self._item.id, self._worker)
+                if mine and since_s >= _RENEW_S:
+                    mine, since_s = queue.renew(self._item.id, self._worker, _LEASE_S), 0.0
+                if not mine or self._lanes._closing.is_set():
+                    self._stop.set()
+                    return
+
+    def __enter__(self) -> threading.Event:
+        self._thread.start()
+        return self._stop
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()

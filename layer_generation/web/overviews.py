@@ -1,0 +1,202 @@
+"""Pictures of many quadrants at once: a pyramid of 512 px tiles that is made as it is looked at, and kept.
+
+A tile of level n shows 2^n by 2^n quadrants. Level 0 is the stored picture. Tiles
+above are WebP and lie in a cache beside the map, which may be removed at any
+time; each knows the newest of its quadrants and how many there were, so that it
+is made again after any change.
+"""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from layer_generation.camera import QUADRANT_PX
+from layer_generation.errors import ImageInvalid
+from layer_generation.pictures import decoded
+from layer_generation.web.items import Quadrant
+from layer_generation.web.shelf import Pictures
+
+FILENAME = ".fusi-app-cache.db"
+MOST_LEVEL = 12
+SOON = 64
+"""Pictures that may be read while somebody waits for a tile."""
+_BUSY_TIMEOUT_S = 10.0
+_QUALITY = 82
+_EFFORT = 2
+
+Stamp = tuple[int, int]
+"""The newest version among the quadrants of a tile, and how many there are; (0, 0) for none."""
+
+
+class NotYet(Exception):
+    """A tile needs more pictures than somebody should wait for; it is being made meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tile as bytes."""
+
+    data: bytes
+    stamp: Stamp
+
+
+class Stamps:
+    """The stamps of every tile of some pictures, level by level."""
+
+    def __init__(self, versions: Mapping[Quadrant, int]) -> None:
+        self.levels: list[dict[Quadrant, Stamp]] = [{one: (version, 1) for one, version in versions.items()}]
+        while len(self.levels) <= MOST_LEVEL and len(self.levels[-1]) > 1:
+            above: dict[Quadrant, Stamp] = {}
+            for (x, y), (newest, count) in self.levels[-1].items():
+                known, there = above.get((x >> 1, y >> 1), (-1, 0))
+                above[(x >> 1, y >> 1)] = (max(known, newest), there + count)
+            self.levels.append(above)
+
+    def of(self, level: int, x: int, y: int) -> Stamp:
+        """Return the stamp of a tile."""
+        if level < len(self.levels):
+            return self.levels[level].get((x, y), (0, 0))
+        newest, count = 0, 0
+        side = level - len(self.levels) + 1
+        for (column, row), (version, there) in self.levels[-1].items():
+            if (column >> side, row >> side) == (x, y):
+                newest, count = max(newest, version), count + there
+        return newest, count
+
+    @property
+    def top(self) -> int:
+        """The lowest level at which one tile shows all."""
+        return len(self.levels) - 1
+
+
+class Overviews:
+    """The cache of a map's tiles. Threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the cache of a folder; one that cannot be used is begun anew."""
+        self._path = folder / FILENAME
+        self._lock = threading.Lock()
+        try:
+            self._db = _opened(self._path)
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._db = _opened(self._path)
+
+    def tile(
+        self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int, most: int = SOON
+    ) -> Made | None:
+        """Return a tile of level 1 or above, None where it shows nothing.
+
+        Raises NotYet where that takes more than `most` pictures to be read.
+        """
+        return _Making(self, pictures, stamps, most).tile(level, x, y)
+
+    def kept(self, name: str, level: int, x: int, y: int, stamp: Stamp) -> bytes | None:
+        """Return a tile of the cache, None where there is none or an older one."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT data FROM tiles WHERE (layer, level, x, y, newest, quadrants) = (?, ?, ?, ?, ?, ?)",
+                (name, level, x, y, *stamp),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keep(self, name: str, level: int, x: int, y: int, made: Made) -> None:
+        """Put a tile into the cache; where that cannot be written, it is made again next time."""
+        with self._lock:
+            try:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (name, level, x, y, *made.stamp, made.data),
+                )
+            except sqlite3.OperationalError:
+                return
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._db.close()
+
+
+class _Making:
+    """One tile on its way, with those below it."""
+
+    def __init__(self, overviews: Overviews, pictures: Pictures, stamps: Stamps, most: int) -> None:
+        self._overviews = overviews
+        self._pictures = pictures
+        self._stamps = stamps
+        self._left = most
+
+    def tile(self, level: int, x: int, y: int) -> Made | None:
+        stamp = self._stamps.of(level, x, y)
+        if not stamp[1]:
+            return None
+        known = self._overviews.kept(self._pictures.id, level, x, y, stamp)
+        if known is not None:
+            return Made(known, stamp)
+        made = Made(_webp(self._drawn(level, x, y)), stamp)
+        self._overviews.keep(self._pictures.id, level, x, y, made)
+        return made
+
+    def _drawn(self, level: int, x: int, y: int) -> Image.Image:
+        """Return a tile from the four below it."""
+        canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
+        half = QUADRANT_PX // 2
+        for down in (0, 1):
+            for right in (0, 1):
+                part = self._image(level - 1, 2 * x + right, 2 * y + down)
+                if part is not None:
+                    canvas.paste(part.reduce(2), (right * half, down * half))
+        return canvas
+
+    def _image(self, level: int, x: int, y: int) -> Image.Image | None:
+        if level:
+            made = self.tile(level, x, y)
+            return None if made is None else _read(made.data)
+        if not self._stamps.of(0, x, y)[1]:
+            return None
+        if self._left <= 0:
+            raise NotYet
+        self._left -= 1
+        data = self._pictures.read(x, y)
+        return None if data is None else _quadrant(data, f"{self._pictures.name} {x},{y}")
+
+
+def _quadrant(data: bytes, what: str) -> Image.Image | None:
+    """Return a stored picture at its size; one that does not decode shows nothing."""
+    try:
+        image = Image.fromarray(decoded(data, what))
+    except ImageInvalid:
+        return None
+    if image.size != (QUADRANT_PX, QUADRANT_PX):
+        image = image.resize((QUADRANT_PX, QUADRANT_PX), Image.Resampling.BILINEAR)
+    return image.convert("RGBA")
+
+
+def _read(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGBA")
+
+
+def _webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=_QUALITY, method=_EFFORT)
+    return buffer.getvalue()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS tiles (layer TEXT, level INTEGER, x INTEGER, y INTEGER,"
+        " newest INTEGER, quadrants INTEGER, data BLOB, PRIMARY KEY (layer, level, x, y))"
+    )
+    return connection
