@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusi_pipeline.build import BuildReport, build
 from fusi_pipeline.build_groups import PROCESSES
+from fusi_pipeline.cost import BuildCost, Estimate, workers_for
 from fusi_pipeline.disk_space import when_there_is_room
 from fusi_pipeline.errors import (
     OutputExists,
@@ -23,15 +24,7 @@ from fusi_pipeline.errors import (
 )
 from fusi_pipeline.fresh_process import in_fresh_process
 from fusi_pipeline.groups import Group, GroupRule, group_estimates, grouped
-from fusi_pipeline.plan import (
-    BuildCost,
-    BuildOptions,
-    Estimate,
-    SourcePlan,
-    estimate,
-    plan_source,
-    workers_for,
-)
+from fusi_pipeline.plan import BuildOptions, SourcePlan, estimate, plan_source
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
@@ -140,8 +133,8 @@ def build_sources(
             unfinished.append(error)
     if len(unfinished) > 1:
         raise SeveralUnfinished(unfinished)
-    for error in unfinished:
-        raise error
+    if unfinished:
+        raise unfinished[0]
     return tuple(reports)
 
 
@@ -224,9 +217,9 @@ def aggregate(
     builds = yield from build_sources(
         names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite
     )
-    call = merge_archives if rule is None else partial(in_fresh_process, f"{merge_archives.__module__}:merge_archives")
+    apart = partial(in_fresh_process, settings.child_environment(), "fusi_pipeline.publish:merge_archives")
     merge = partial(
-        call,
+        merge_archives if rule is None else apart,
         [report.path for report in builds],
         output,
         settings,

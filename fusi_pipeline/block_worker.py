@@ -71,9 +71,7 @@ def build_part(part: BlockPart) -> PartMade:
     window = warp.TargetWindow(
         context.maxzoom, block.tile.x * whole_px, block.tile.y * whole_px, whole_px, whole_px
     )
-    place = warp.TargetWindow(
-        context.maxzoom, part.tile.x * side_px, part.tile.y * side_px, side_px, side_px
-    )
+    place = warp.TargetWindow(context.maxzoom, part.tile.x * side_px, part.tile.y * side_px, side_px, side_px)
     warp.configure_gdal(max(context.gdal_cache_mib // 4, 1), context.threads)
     try:
         heights = warp.warp(
@@ -81,6 +79,8 @@ def build_part(part: BlockPart) -> PartMade:
         )
     finally:
         warp.configure_gdal(context.gdal_cache_mib, context.threads)
+    if context.io_sleep_s:
+        time.sleep(context.io_sleep_s / 4)
     if levels:
         _clip(heights, block, part.tile, levels - 1)
     extent = _extent(heights, place.col_off, place.row_off)
@@ -135,7 +135,10 @@ def _made(
 
 
 def _clip(heights: Heights, block: Block, tile: Tile, levels: int) -> None:
-    """Drop the base tiles that the area asked for does not touch; `heights` fill `tile`, `levels` above them."""
+    """Drop the base tiles that the area asked for does not touch.
+
+    `heights` fill `tile`, which is `levels` above the base.
+    """
     if block.clip is None:
         return
     left, top = tile.x << levels, tile.y << levels

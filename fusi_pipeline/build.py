@@ -16,7 +16,7 @@ from pathlib import Path
 from fusi_pipeline.build_before import refuse_foreign
 from fusi_pipeline.build_groups import GroupJob, run_groups
 from fusi_pipeline.build_run import BuildRun, Tally
-from fusi_pipeline.disk_space import check_room
+from fusi_pipeline.disk_space import check_room, scratch_space
 from fusi_pipeline.errors import WorkUnfinished
 from fusi_pipeline.groups import Group
 from fusi_pipeline.plan import BuildOptions, plan_source
@@ -84,7 +84,7 @@ def build(
     is done but what no worker could do.
     """
     started = time.monotonic()
-    with SourceIndex(index_path) as index:
+    with scratch_space(settings), SourceIndex(index_path) as index:
         plan = plan_source(name, config, index, options, folder=folder)
         run = BuildRun(plan, index, folder, output, settings, anew)
         yield Progress("build", 0, run.total, "blocks", subject=name)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusi_pipeline.build_run import BuildRun, Tally
+from fusi_pipeline.cost import workers_for
+from fusi_pipeline.disk_space import scratch_space
 from fusi_pipeline.errors import SourceIndexInvalid, UsageError, WorkerLost
 from fusi_pipeline.fresh_process import ProcessGone, in_fresh_process
 from fusi_pipeline.groups import Group
-from fusi_pipeline.plan import BuildOptions, plan_source, workers_for
+from fusi_pipeline.plan import BuildOptions, plan_source
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SourceConfig, SourceIndex
@@ -41,7 +43,10 @@ class GroupJob:
 def run_groups(
     run: BuildRun, job: GroupJob, groups: Sequence[Group], resume_from: int | None
 ) -> Generator[Progress, None, None]:
-    """Run the groups that are not finished, in order. Raises UsageError where one before `resume_from` is not."""
+    """Run the groups that are not finished, in order.
+
+    Raises UsageError where one before number `resume_from` is not finished.
+    """
     settings = job.settings
     workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib, processes=PROCESSES)
     job = replace(
@@ -57,19 +62,22 @@ def run_groups(
 
 def _one(run: BuildRun, job: GroupJob, group: Group) -> Generator[Progress, None, Tally]:
     """Run one group in a new process, again where something from outside ends it."""
-    failures, reached = 0, group.start
+    failures, reached, written = 0, group.start, 0
     while True:
-        work = in_fresh_process(f"{__name__}:commit_group", job, group)
+        environment = job.settings.child_environment()
+        work = in_fresh_process(environment, f"{__name__}:commit_group", job, group)
         try:
             while True:
                 try:
                     moment = next(work)
                 except StopIteration as end:
                     tally: Tally = end.value
+                    run.bytes_written += written
                     return tally
                 if moment.done > reached and not moment.note:
                     reached, failures = moment.done, 0
-                yield moment
+                yield replace(moment, bytes_written=run.bytes_written + moment.bytes_written)
+                written = moment.bytes_written or written
         except ProcessGone as gone:
             failures += 1
             if failures == _MOST_ATTEMPTS:
@@ -80,10 +88,10 @@ def _one(run: BuildRun, job: GroupJob, group: Group) -> Generator[Progress, None
 
 
 def commit_group(job: GroupJob, group: Group) -> Generator[Progress, None, Tally]:
-    """Commit the blocks of a group; what goes before it was looked at by whoever asks. Runs in a new process."""
+    """Commit the blocks of a group, in a new process; who asks has looked at what is committed before."""
     if file_state(job.index_path) != job.index_state:
         raise SourceIndexInvalid(job.index_path, "changed while the source was built; run the command again")
-    with SourceIndex(job.index_path) as index:
+    with scratch_space(job.settings), SourceIndex(job.index_path) as index:
         plan = plan_source(job.name, job.config, index, job.options, folder=job.folder)
         run = BuildRun(plan, index, job.folder, job.output, job.settings, job.anew)
         return (yield from run.go(group.start, group.stop))

@@ -111,4 +111,3 @@ class BuildLedger:
         self.main.__exit__(kind, error, trace)
         if self._ahead is not None:
             self._ahead.__exit__(kind, error, trace)
-

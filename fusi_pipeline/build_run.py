@@ -15,14 +15,15 @@ from fusi_pipeline.block_parts import join_of, parts_of
 from fusi_pipeline.build_before import BuildBefore
 from fusi_pipeline.build_ledger import BuildLedger, forget_ahead
 from fusi_pipeline.build_metadata import source_metadata
+from fusi_pipeline.cost import workers_for
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, SourceEmpty
-from fusi_pipeline.plan import Block, SourcePlan, workers_for
+from fusi_pipeline.plan import Block, SourcePlan
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
 from fusi_pipeline.tiles import grid
-from fusi_pipeline.tiles.files import file_state, scratch_folder
+from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.worker_pool import WorkerPool
@@ -162,7 +163,6 @@ class BuildRun:
         cannot be made are left out, and what is above them.
         """
         with ExitStack() as stack:
-            stack.enter_context(scratch_folder(self.settings.scratch_dir))
             ledger = stack.enter_context(BuildLedger(self.output, self.settings.pace))
             places = () if self.anew else (self.output, _stale_path(self.output))
             before = BuildBefore(places, self.plan, stack)

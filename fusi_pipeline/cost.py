@@ -14,9 +14,9 @@ _ARRAYS_MIB = {0: 20, 1: 40, 2: 90}
 """Arrays of a worker by block levels (measured)."""
 TILE_BYTES = 80_000
 _TILE_CPU_S = 0.05
+"""Means over the benchmark's sources, for estimates before anything is known."""
 PYRAMID = 4 / 3
 """Tiles of all zooms for one of the base."""
-"""Means over the benchmark's sources, for estimates before anything is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fusi_pipeline import tile_laws
 from fusi_pipeline.archive_rules import ArchiveRules, rules_of
+from fusi_pipeline.cost import workers_for
 from fusi_pipeline.findings import (
     DeepAnswer,
     DeepBlock,
@@ -20,7 +21,6 @@ from fusi_pipeline.findings import (
     Finding,
     ZoomTally,
 )
-from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles.archive import TileReader

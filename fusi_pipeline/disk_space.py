@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from fusi_pipeline.errors import DiskFull, DiskTooSmall
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.tiles.files import free_mib
+from fusi_pipeline.tiles.files import free_mib, scratch_folder
+from fusi_pipeline.tiles.sqlite import temporary_tables_in
 
 Result = TypeVar("Result")
 
@@ -24,6 +26,17 @@ _QUOTA_S = 300.0
 """After this long it is tried again anyway: a quota does not show in the free space."""
 _SURE_SHARE = 0.25
 """Sizes are estimates: less than this share of one is too little in any case."""
+
+
+@contextmanager
+def scratch_space(settings: Settings) -> Iterator[Path]:
+    """Yield the folder for temporary files (see `scratch_folder`), which SQLite here uses meanwhile."""
+    with scratch_folder(settings.scratch_dir) as folder:
+        temporary_tables_in(folder)
+        try:
+            yield folder
+        finally:
+            temporary_tables_in(None)
 
 
 def when_there_is_room(

@@ -224,8 +224,8 @@ class WorkUnfinished(FusiError):
         more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
         waiting = f", {held_back} wait for them" if held_back else ""
         super().__init__(
-            f"{subject}: {len(lost)} {unit} could not be made{waiting}: {named}{more}; all others are done and "
-            "kept: run the same command again, with fewer --workers or higher --watchdog limits"
+            f"{subject}: {len(lost)} {unit} could not be made{waiting}: {named}{more}; all others are done "
+            "and kept: run the same command again, with fewer --workers or higher --watchdog limits"
         )
 
 

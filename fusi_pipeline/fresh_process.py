@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,31 +19,39 @@ from types import FrameType
 from typing import Any
 
 from fusi_pipeline.errors import FusiError, Interrupted
+from fusi_pipeline.fork_server import without_main
 from fusi_pipeline.progress import Progress
-from fusi_pipeline.workers import end_with_parent, without_main
+from fusi_pipeline.settings import given_to_children
+from fusi_pipeline.workers import end_with_parent
 
 _MOMENT, _RESULT, _ERROR = range(3)
 _PATIENCE_S = 30.0
 """How long a process that was asked to stop may take to leave a tidy file."""
 
 
-class ProcessGone(Exception):  # noqa: N818
+class ProcessGone(Exception):
     """The process ended without a result."""
 
     def __init__(self, code: int | None) -> None:
-        ending = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        ending = (
+            f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        )
         super().__init__(ending)
 
 
-def in_fresh_process(function: str, *arguments: object, **options: object) -> Generator[Progress, None, Any]:
+def in_fresh_process(
+    environment: Mapping[str, str], function: str, *arguments: object, **options: object
+) -> Generator[Progress, None, Any]:
     """Return what a generator function, named `package.module:function`, returns; yield what it yields.
 
-    Arguments and result are pickled. Raises what it raises, and ProcessGone.
+    Arguments and result are pickled. The process has the variables of
+    `environment` beside those of this one. Raises what the function raises, and
+    ProcessGone.
     """
     method = multiprocessing.get_context("spawn")
     here, there = method.Pipe()
     process = method.Process(target=_serve, args=(there, function, arguments, options))
-    with without_main():
+    with without_main(), given_to_children(environment):
         process.start()
     there.close()
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,6 +73,11 @@ class Group:
         return f"group {self.number} ({self.source}, zooms {zooms}, {self.stop - self.start} blocks)"
 
 
+def is_split(text: str) -> bool:
+    """Tell whether a text looks like a way to split."""
+    return text in PATTERNS or _RANGES.fullmatch(text) is not None
+
+
 def check_split(text: str) -> str:
     """Return what says how to split, as it was given. Raises UsageError."""
     if text not in PATTERNS:
@@ -90,7 +96,7 @@ def grouped(plan: SourcePlan, rule: GroupRule, first_number: int = 1) -> list[Gr
     size = rule.group_blocks or pattern.blocks or blocks
     count = -(-blocks // size)
     edges = [blocks * part // count for part in range(count + 1)]
-    cuts = [(lowest_base, plan.maxzoom, *span) for span in zip(edges, edges[1:], strict=False)]
+    cuts = [(lowest_base, plan.maxzoom, *span) for span in pairwise(edges)]
     start = blocks
     sizes = _level_sizes(plan)
     for low, high in _ranges_above(plan, rule.split, pattern):
@@ -169,7 +175,7 @@ def _ranges(text: str) -> list[tuple[int, int]]:
     ranges.sort(reverse=True)
     if any(low > high for low, high in ranges):
         raise UsageError(f"{wrong}; a range goes from the lower zoom to the higher")
-    for (low, _), (_, below) in zip(ranges, ranges[1:], strict=False):
-        if below >= low:
+    for (lowest, _), (_, below) in pairwise(ranges):
+        if below >= lowest:
             raise UsageError(f"--split {text}: zoom {below} is in two ranges; name it once")
     return ranges

@@ -36,7 +36,7 @@ _V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 def total_mib(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
     """Return the memory of the machine in MiB, or what a control group leaves of it."""
     limits = [limit for limit, _ in _groups(root, membership)]
-    return min([psutil.virtual_memory().total, *limits]) >> 20
+    return min([int(psutil.virtual_memory().total), *limits]) >> 20
 
 
 def available_mib(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
@@ -45,7 +45,7 @@ def available_mib(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
     Pages of files count as free in a group, unless they are mapped or still to be written.
     """
     left = [limit - used for limit, used in _groups(root, membership)]
-    return max(min([psutil.virtual_memory().available, *left]), 0) >> 20
+    return max(min([int(psutil.virtual_memory().available), *left]), 0) >> 20
 
 
 def _groups(root: Path, membership: Path) -> Iterator[tuple[int, int]]:
@@ -83,5 +83,9 @@ def _reclaimable(folder: Path, prefix: str) -> int:
         stat[key] = int(value)
     cached = stat.get(f"{prefix}active_file", 0) + stat.get(f"{prefix}inactive_file", 0)
     version_2 = not prefix
-    kept = ("file_mapped", "file_dirty", "file_writeback") if version_2 else ("mapped_file", "dirty", "writeback")
+    kept = (
+        ("file_mapped", "file_dirty", "file_writeback")
+        if version_2
+        else ("mapped_file", "dirty", "writeback")
+    )
     return max(cached - sum(stat.get(prefix + key, 0) for key in kept), 0)

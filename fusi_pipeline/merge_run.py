@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from fusi_pipeline.archive_writer import archive_writer
 from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, carried_over, tiles_of
-from fusi_pipeline.errors import ArchiveUnsuitable
+from fusi_pipeline.cost import workers_for
+from fusi_pipeline.errors import ArchiveUnsuitable, WorkUnfinished
 from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked
 from fusi_pipeline.merge_ledger import (
     LINEAGE,
@@ -32,7 +34,6 @@ from fusi_pipeline.merge_metadata import (
     missing_zooms,
     terrain_metadata,
 )
-from fusi_pipeline.plan import workers_for
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade, TileTask
@@ -43,7 +44,8 @@ from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
-from fusi_pipeline.workers import WINDOW_PER_WORKER, in_order, process_pool
+from fusi_pipeline.worker_pool import WorkerPool
+from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool
 
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
@@ -51,6 +53,26 @@ _CELL_LEVELS = 3
 MERGE_VERSION = "merge-4"
 """Part of every key: raised whenever a change of the code changes the bytes of a merged tile."""
 _PACK_STRIDE = 64
+
+
+def _quarters(task: MergeTask) -> list[MergeTask]:
+    """Return a cell's tiles in four parts; none where there is but one tile."""
+    count = min(4, len(task.tiles))
+    edges = [len(task.tiles) * part // count for part in range(count + 1)]
+    return [MergeTask(task.cell, task.tiles[a:b]) for a, b in pairwise(edges)] if count > 1 else []
+
+
+def _together(_: MergeTask, parts: Sequence[tuple[TileMade, ...]]) -> tuple[TileMade, ...]:
+    return tuple(made for part in parts for made in part)
+
+
+_IN_QUARTERS = Smaller(parts=_quarters, work=f"{_WORKER}:merge_tiles", joined=_together)
+
+
+def _notes(pool: WorkerPool, done: int, total: int) -> Iterator[Progress]:
+    """Yield what a person should know of the workers."""
+    while pool.notes:
+        yield Progress("merge", done, total, "cells", note=f"merge: {pool.notes.popleft()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,14 +315,25 @@ class MergeRun:
         options = tuple(one.options for one in self.inputs)
         context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m)
         waiting: deque[_Cell] = deque()
-        with process_pool(workers, _WORKER, context, settings.child_environment()) as executor:
-            tasks = self._tasks(work, before, waiting)
-            window = workers * WINDOW_PER_WORKER
-            for _, made in in_order(executor, f"{_WORKER}:merge_tiles", tasks, window):
+        lost: list[tuple[str, str]] = []
+        environment = settings.child_environment()
+        with process_pool(workers, _WORKER, context, environment, settings.limits) as pool:
+            answers = in_order(
+                pool, f"{_WORKER}:merge_tiles", self._tasks(work, before, waiting),
+                workers * WINDOW_PER_WORKER, smaller=_IN_QUARTERS, keep_going=True,
+            )  # fmt: skip
+            for _, made in answers:
                 cell = waiting.popleft()
+                yield from _notes(pool, done, total)
+                if isinstance(made, Lost):
+                    lost.append((made.what, made.reason))
+                    continue
                 size += self._commit(work, cell, made or ())
                 done += 1
                 yield Progress("merge", done, total, "cells", size)
+            yield from _notes(pool, done, total)
+        if lost:
+            raise WorkUnfinished(f"{self.output}", "cells", lost)
         self.removed = before.tiles - self._kept
 
     def _tasks(

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from fusi_pipeline.errors import UsageError, ZoomInvalid
+from fusi_pipeline.groups import PATTERNS, GroupRule, check_split, is_split
 from fusi_pipeline.merge import MODES
 from fusi_pipeline.plan import BuildOptions
-from fusi_pipeline.settings import settings_from
+from fusi_pipeline.settings import ON_DISK_FULL, settings_from
 from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -87,8 +88,32 @@ processes = _stacked(
     ),
     progress,
 )
+watchdog = _stacked(
+    click.option(
+        "--watchdog-memory-mb",
+        type=_positive,
+        help="End a worker that takes more, and make its block in quarters (FUSI_WATCHDOG_MEMORY_MB).",
+    ),
+    click.option(
+        "--watchdog-time-seconds",
+        "watchdog_time_s",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Likewise for one that is longer at a block (FUSI_WATCHDOG_TIME_SECONDS).",
+    ),
+    click.option(
+        "--memory-floor-mb",
+        type=click.IntRange(min=0),
+        help="Fewer workers while less memory is available (FUSI_MEMORY_FLOOR_MB; a twentieth).",
+    ),
+    click.option(
+        "--on-disk-full",
+        type=click.Choice(ON_DISK_FULL),
+        help="End the run, or wait for space (FUSI_ON_DISK_FULL; stop).",
+    ),
+)
 reading = _stacked(
     processes,
+    watchdog,
     click.option("--warp-threads", type=_positive, help="Threads per block (FUSI_WARP_THREADS; 1)."),
     click.option(
         "--io-sleep-ms",
@@ -116,6 +141,18 @@ _lineage = click.option(
     type=PATH,
     help="Also write which source each pixel is from: a PMTiles or MBTiles, by its ending.",
 )
+group_blocks = click.option(
+    "--group-blocks", type=_positive, metavar="N", help="Blocks in a group; a group has a process of its own."
+)
+groups = _stacked(
+    click.option(
+        "--split",
+        metavar="PATTERN",
+        help=f"Run in groups, each in a new process: {', '.join(PATTERNS)}, or zooms as 0-12,13-15,16.",
+    ),
+    group_blocks,
+    click.option("--resume-from", type=_positive, metavar="GROUP", help="Begin at this group."),
+)
 merge_rule = _stacked(_mode, _feather, _lineage)
 
 
@@ -136,7 +173,17 @@ def settled(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-_SETTING_OPTIONS = ("source_store", "output_dir", "workers", "memory_mb", "warp_threads")
+_SETTING_OPTIONS = (
+    "source_store",
+    "output_dir",
+    "workers",
+    "memory_mb",
+    "warp_threads",
+    "watchdog_memory_mb",
+    "watchdog_time_s",
+    "memory_floor_mb",
+    "on_disk_full",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +209,38 @@ def ruled(command: Callable[..., None]) -> Callable[..., None]:
         command(rule=MergeRule(mode, feather_m or 0.0, options.pop("lineage")), **options)
 
     return with_rule
+
+
+def grouping(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand a command its `GroupRule`, from the options of `groups`; None where none is given."""
+
+    @functools.wraps(command)
+    def with_groups(**options: Any) -> None:
+        split, size = options.pop("split"), options.pop("group_blocks")
+        resume_from = options.pop("resume_from", None)
+        if split is None and size is None:
+            if resume_from is not None:
+                raise UsageError("--resume-from goes with --split or --group-blocks")
+            command(groups=None, **options)
+            return
+        rule = GroupRule(split=check_split(split or "fast"), group_blocks=size, resume_from=resume_from)
+        command(groups=rule, **options)
+
+    return with_groups
+
+
+def split_before_names(command: Callable[..., None]) -> Callable[..., None]:
+    """Take what follows a `--split` without a pattern for the first name."""
+
+    @functools.wraps(command)
+    def with_names(names: tuple[str, ...], split: str | None, **options: Any) -> None:
+        if split is not None and not is_split(split):
+            names, split = (split, *names), "balanced"
+        if not names:
+            raise click.UsageError("Missing argument 'NAME...'.")
+        command(names=names, split=split, **options)
+
+    return with_names
 
 
 def options_from(min_zoom: int | None, max_zoom: int | None, bbox: Bounds | None) -> BuildOptions:

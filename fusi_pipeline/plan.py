@@ -32,6 +32,19 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
 from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
+__all__ = [
+    "BLOCK_LEVELS",
+    "CODE_VERSION",
+    "Block",
+    "BuildOptions",
+    "Estimate",
+    "SourcePlan",
+    "estimate",
+    "plan_source",
+    "worker_mib",
+    "workers_for",
+]
+
 CODE_VERSION = "terrain-1"
 """Part of every key: raised whenever a change of the code changes the bytes of a tile."""
 _UNITED_AT_ONCE = 4096
@@ -39,6 +52,7 @@ _MARGIN_PX = 3
 """Source pixels around a block whose files may reach into it through interpolation."""
 _AVERAGE_ABOVE = 2**0.5
 """Base pixels wider than this many source pixels are averaged, whatever the resampling."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
@@ -118,7 +132,7 @@ class SourcePlan:
         return digest.hexdigest()
 
     def block_tile_counts(self, index: SourceIndex) -> Iterator[dict[int, int]]:
-        """Yield, for each block, how many tiles of each of its zooms the files' boxes touch: an upper bound."""
+        """Yield, for each block, how many tiles of its zooms the files' boxes touch: an upper bound."""
         side = 1 << (self.maxzoom - self.block_zoom)
         for block in self.blocks(index):
             counts: dict[int, int] = {}

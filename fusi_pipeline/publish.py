@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fusi_pipeline import lineage
 from fusi_pipeline.contributions import indexed
+from fusi_pipeline.disk_space import scratch_space
 from fusi_pipeline.errors import FusiError, OutputExists, UsageError
 from fusi_pipeline.feather import reach_px
 from fusi_pipeline.input_options import InputOptions
@@ -27,7 +28,7 @@ from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.terrain_input import Cache, TerrainInput
 from fusi_pipeline.tiles.archive import GENERATOR
-from fusi_pipeline.tiles.files import scratch_folder, writable_folder
+from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.open import open_archive
 
@@ -79,7 +80,7 @@ def merge_archives(
             return run.report(time.monotonic() - started, changed=False)
         for path in run.outputs:
             writable_folder(path.parent)
-        stack.enter_context(scratch_folder(settings.scratch_dir))
+        stack.enter_context(scratch_space(settings))
         yield from run.go(keep_ledger)
     return run.report(time.monotonic() - started, changed=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fusi_pipeline.conversion import check_before_scan, conversion, is_wanted, oddities
 from fusi_pipeline.errors import (
+    DiskFull,
     OutputUnwritable,
     OutsideGeoidGrid,
     SourceEmpty,
@@ -185,7 +186,7 @@ def _write_bounds(folder: Path, index_path: Path, index: SourceIndex) -> Path:
                     corners = [repr(value) for value in (box.left, box.bottom, box.right, box.top)]
                     rows.writerow([file.filename, *corners, file.width, file.height])
             return path
-        except OutputUnwritable:
+        except (OutputUnwritable, DiskFull):
             if path.parent != folder:
                 raise
     raise AssertionError("unreachable")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,9 +121,26 @@ def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
         scratch=_scratch(env.get("TMPDIR", "")),
         watchdog_memory_mb=_whole(env, "FUSI_WATCHDOG_MEMORY_MB", 0, 1) or None,
         watchdog_time_s=_number(env, "FUSI_WATCHDOG_TIME_SECONDS", 0.0) or None,
-        memory_floor_mb=_whole(env, "FUSI_MEMORY_FLOOR_MB", -1, 0) if env.get("FUSI_MEMORY_FLOOR_MB") else None,
+        memory_floor_mb=_whole(env, "FUSI_MEMORY_FLOOR_MB", -1, 0)
+        if env.get("FUSI_MEMORY_FLOOR_MB")
+        else None,
         on_disk_full=_one_of(env, "FUSI_ON_DISK_FULL", ON_DISK_FULL),
     )
+
+
+@contextmanager
+def given_to_children(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def default_memory_mb() -> int:

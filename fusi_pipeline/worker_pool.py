@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Spawner(Protocol):
         ...
 
 
-class WorkerGone(Exception):  # noqa: N818
+class WorkerGone(Exception):
     """A worker ended without an answer, by itself or because it took too much."""
 
     def __init__(self, reason: str, *, over_limit: bool) -> None:

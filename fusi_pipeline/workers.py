@@ -12,7 +12,7 @@ import importlib
 import multiprocessing
 import os
 import signal
-import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +20,16 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from multiprocessing.process import BaseProcess
-from types import ModuleType
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fusi_pipeline.errors import WorkerLost
+from fusi_pipeline.fork_server import fork_context
+from fusi_pipeline.settings import given_to_children
+from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.sqlite import temporary_tables_in
 from fusi_pipeline.watchdog import Limits
 from fusi_pipeline.worker_pool import WorkerGone, WorkerPool, serve_tasks
 
@@ -72,11 +75,15 @@ def process_pool(
     """Yield an executor of `workers` processes that have imported `module`, a dotted name.
 
     `environment` is set in each worker, then the module's `start(context)` is
-    called. The parent need not import the module itself. Leaving with an error
-    ends the workers at once: they hold nothing that is not made again.
+    called; its TMPDIR is where all of them leave temporary files. Workers are
+    watched by `limits`. The parent need not import the module itself. Leaving
+    with an error ends the workers at once: they hold nothing that is not made
+    again.
     """
-    method = _Context()
-    method.set_forkserver_preload(list(PRELOAD))
+    scratch = writable_folder(Path(environment["TMPDIR"]))
+    method = fork_context(scratch, PRELOAD)
+    with given_to_children(environment):
+        forkserver.ensure_running()
     pool = WorkerPool(workers, method, _main, (dict(environment), module, context), limits or Limits())
     try:
         yield pool
@@ -175,30 +182,6 @@ def _note(executor: Executor, text: str) -> None:
         executor.notes.append(text)
 
 
-class _Process(ForkServerProcess):
-    """A worker that does not run the parent's main module again, as new processes otherwise do."""
-
-    @staticmethod
-    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802
-        with without_main():
-            return ForkServerProcess._Popen(process_obj)
-
-
-class _Context(ForkServerContext):
-    Process = _Process
-
-
-@contextmanager
-def without_main() -> Iterator[None]:
-    """Let a process that is started meanwhile not run this one's main module again."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 def _call(work: str, task: object) -> object:
     module, function = work.split(":")
     return getattr(importlib.import_module(module), function)(task)
@@ -209,6 +192,8 @@ def _main(pipe: Connection, environment: dict[str, str], module: str, context: o
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ.update(environment)
+    tempfile.tempdir = environment["TMPDIR"]
+    temporary_tables_in(Path(environment["TMPDIR"]))
     end_with_parent()
     serve_tasks(pipe, lambda: importlib.import_module(module).start(context))
 

@@ -243,7 +243,7 @@ class Desk:
             steps=params.get("steps", params.get("num_inference_steps")),
             guidance=params.get("guidance"),
             strength=params.get("strength"),
-            seed=_seed(params.get("seed", 0), block),
+            seed=seed_of(params.get("seed", 0), block),
             params={**further, **endpoint.params, "left_px": placement.left, "top_px": placement.top},
         )
         return _Asked(request, shown, context, _key(request, shown, endpoint))
@@ -294,7 +294,7 @@ class _Renewal:
         self._thread.join()
 
 
-def _seed(base: object, block: BlockRow) -> int:
+def seed_of(base: object, block: BlockRow) -> int:
     """Return the seed of a block: the same whenever and by whomever it is drawn."""
     words = f"{base}|{block.x}|{block.y}".encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=4).digest(), "big") & 0x7FFFFFFF

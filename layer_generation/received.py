@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fusi_pipeline.tiles.files import raise_for, sync
+from layer_generation.owners import is_gone, own_name
 from layer_generation.pictures import Pixels, png
 
 FOLDER = ".fusi-received"
@@ -52,7 +53,7 @@ class Answers:
     def keep(self, block: int, key: str, image: Pixels, facts: Mapping[str, Any]) -> Received:
         """Write the answer for a block, absent or complete. Raises DiskFull and OutputUnwritable."""
         target = self.folder / f"{block}-{key}{_ENDING}"
-        scratch = self.folder / f"{block}-{os.getpid()}-{threading.get_ident()}{_UNDER_WAY}"
+        scratch = self.folder / _piece(block)
         written = io.BytesIO()
         text = np.frombuffer(json.dumps(dict(facts), sort_keys=True).encode(), dtype=np.uint8)
         np.savez(written, image=image, facts=text)
@@ -72,7 +73,7 @@ class Answers:
         """Yield the answers for a block; what is damaged is passed over."""
         for path in sorted(self.folder.glob(f"{block}-*{_ENDING}")):
             try:
-                with np.load(path, allow_pickle=False) as stored:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     image, text = stored["image"], stored["facts"].tobytes()
                 facts = json.loads(text)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -86,7 +87,7 @@ class Answers:
 
         Raises DiskFull and OutputUnwritable.
         """
-        folder = self.folder / f"{block}-{os.getpid()}-{threading.get_ident()}{_UNDER_WAY}.d"
+        folder = self.folder / (_piece(block) + ".d")
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -114,19 +115,33 @@ class Answers:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self, complete: Collection[int], under_way: Collection[int]) -> None:
-        """Remove what interrupted runs left of blocks that are complete, or that no one makes."""
+    def clear(self, complete: Collection[int], *, whole: bool) -> None:
+        """Remove what interrupted runs left: answers of complete blocks, pieces of processes that are no more.
+
+        `whole` tells that all blocks are complete, so that no one needs the folder.
+        """
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
-            number = path.name.partition("-")[0]
-            block = int(number) if number.isdigit() else -1
-            if block in under_way or (path.name.endswith(_ENDING) and block not in complete):
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        if not under_way:
+            block = path.name.partition("-")[0]
+            if path.name.endswith(_ENDING):
+                if block.isdigit() and int(block) in complete:
+                    path.unlink(missing_ok=True)
+            elif is_gone(_owner_of(path.name)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        if whole:
             with suppress(OSError):
                 self.folder.rmdir()
+
+
+def _piece(block: int) -> str:
+    """Return the name of what the calling thread is writing for a block."""
+    return "@".join((str(block), own_name().replace(":", "~"), f"{threading.get_ident()}{_UNDER_WAY}"))
+
+
+def _owner_of(piece: str) -> str:
+    """Return the name of the process that wrote a piece."""
+    return piece.split("@")[1].replace("~", ":") if piece.count("@") == 2 else ""

@@ -28,6 +28,7 @@ _SMALLEST_SHARE = 0.25
 """An answer of less width than that part of what was asked is none that could be enlarged."""
 _FRAME_TOLERANCE = 48
 """How far a channel of what a model left of the frame may be from its colour."""
+_FRAME_SHARE = 0.5
 _LINE_TOLERANCE = 16
 _LINE_SHARE = 0.9
 """A row of which such a part has one colour, which hardly any of the next row has, is a line."""
@@ -280,8 +281,8 @@ def _fitted(answer: Pixels, width: int, height: int) -> Pixels:
 def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
     """Return the answer with what is left of the frame replaced by the pixels just inside it.
 
-    Left of it are pixels of its colour, and lines of any one colour, as of a model
-    that changes all colours alike.
+    Left of it are lines half of which has its colour, and lines of any one colour, as
+    of a model that changes all colours alike.
     """
     out = answer.copy()
     block = out[placement.block]
@@ -294,7 +295,7 @@ def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
 
 
 def _is_line(line: Pixels, inner: Pixels) -> npt.NDArray[np.bool_]:
-    """Tell which pixels of a row look like the frame, and those of the row inside it do not; shape (n,)."""
+    """Tell which pixels of a row are of a frame, which the row inside it is not; shape (n,)."""
 
     def near(pixels: Pixels, colour: npt.ArrayLike, tolerance: int) -> npt.NDArray[np.bool_]:
         off = np.abs(pixels - np.asarray(colour, dtype=np.int16))
@@ -304,7 +305,9 @@ def _is_line(line: Pixels, inner: Pixels) -> npt.NDArray[np.bool_]:
     colour = np.median(line, axis=0).astype(np.int16)
     alike = near(line, colour, _LINE_TOLERANCE)
     is_one = alike.mean() >= _LINE_SHARE and near(inner, colour, _LINE_TOLERANCE).mean() <= 1 - _LINE_SHARE
-    return red | alike if is_one else red
+    if is_one:
+        return alike
+    return red if red.mean() >= _FRAME_SHARE else np.zeros_like(red)
 
 
 def _matched(answer: Pixels, one: Template) -> Pixels:

@@ -196,11 +196,8 @@ class LayerRun:
         """Remove what interrupted runs left of blocks that are complete, or that no one makes."""
         with Progress(self.layer_dir, self._clock) as progress:
             status = {block.id: block.status for block in progress.blocks()}
-        by_status = {
-            wanted: {block for block, one in status.items() if one == wanted}
-            for wanted in ("complete", "in_progress")
-        }
-        Answers(self.layer_dir / GENERATIONS).clear(by_status["complete"], by_status["in_progress"])
+        complete = {block for block, one in status.items() if one == "complete"}
+        Answers(self.layer_dir / GENERATIONS).clear(complete, whole=len(complete) == len(status))
 
     def _check_left(self) -> None:
         """Raise EndpointsExhausted where blocks are left because no server could go on."""

@@ -29,6 +29,8 @@ class Actor:
         report("loading", 1, 1)
         if word == "odd" and picture.seed % 2:
             raise BackendFailed("an odd seed")
+        if word == "stalls" and picture.seed % 2:
+            self._hangs()
         getattr(self, f"_{word}", lambda: None)()
         if word == "boasts":
             for stage, done, total in (("diffusion", 99, 5), ("diffusion", -3, 5), ("decoding", 7, 0)):

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from layer_generation.camera import MercatorGrid
+from layer_generation.desk import seed_of
 from layer_generation.layer import init_layer
 from layer_generation.layer_config import EndpointConfig
 from layer_generation.pictures import Pixels, decoded, png
@@ -57,6 +58,11 @@ def source(x: int, y: int) -> Pixels:
     return np.stack([(rows // 3 + 31 * x) % 199, (cols + 17 * y) % 197, (rows + cols) % 251], axis=-1).astype(
         np.uint8
     )
+
+
+def plain(x: int, y: int) -> Pixels:
+    """Return a picture of one colour, which costs little time."""
+    return np.full((512, 512, 3), (31 * x % 199, 17 * y % 197, (5 * x + 3 * y) % 251), dtype=np.uint8)
 
 
 def disc(radius: int, holes: float, seed: int) -> list[Quadrant]:
@@ -111,6 +117,8 @@ class Life:
     began: float
     ended: float
     killed: bool
+    held: frozenset[object] = frozenset()
+    """Of a killed one the blocks that it was making, by their seeds."""
 
 
 @dataclass(slots=True)
@@ -133,14 +141,15 @@ class Outcome:
         return sum(life.killed for life in self.lives)
 
     def in_flight(self, *, just_now_s: float = _JUST_NOW_S) -> Counter[object]:
-        """Return, by seed, how many calls of a killed runner were under way when it was killed."""
+        """Return, by seed, how often a call of a killed runner was under way when it was killed."""
         found: Counter[object] = Counter()
-        for seed, arrived, answered in self.calls:
-            found[seed] += any(
-                life.killed and life.began <= arrived <= life.ended + 1.0
-                and answered >= life.ended - just_now_s
-                for life in self.lives
-            )  # fmt: skip
+        for life in self.lives:
+            asked = {
+                seed
+                for seed, arrived, answered in self.calls
+                if life.began <= arrived <= life.ended + 1.0 and answered >= life.ended - just_now_s
+            }
+            found.update(asked & life.held)
         return found
 
     def faults(self) -> list[str]:
@@ -172,6 +181,8 @@ class Killer:
         self.lives: list[Life] = []
         self._luck = luck
         self._words = words
+        with Progress(layer) as progress:
+            self._seeds = {block.id: seed_of(0, block) for block in progress.blocks()}
 
     def start(self) -> tuple[subprocess.Popen[bytes], float]:
         """Start a runner."""
@@ -187,11 +198,14 @@ class Killer:
     def end(self, runner: subprocess.Popen[bytes], began: float, *, kill: bool) -> bool:
         """End a runner by a kill, or wait for it; tell whether it had ended by itself."""
         over = runner.poll() is not None
+        held = set() if over or not kill else self._held(runner)
         if kill and not over:
             os.killpg(runner.pid, signal.SIGKILL)
         ended = time.monotonic()
         code = runner.wait(timeout=_FAR_S)
-        self.lives.append(Life(began, ended, kill and not over))
+        if kill and not over:
+            held |= self._held(runner)
+        self.lives.append(Life(began, ended, kill and not over, frozenset(held)))
         assert kill or code == 0, f"a runner that nobody killed ended with {code}"
         return over
 
@@ -213,12 +227,17 @@ class Killer:
 
     def _at_work(self, runner: subprocess.Popen[bytes]) -> None:
         """Wait until a runner has claimed a block, or ended."""
+        while runner.poll() is None and not self._held(runner):
+            time.sleep(0.01)
+
+    def _held(self, runner: subprocess.Popen[bytes]) -> set[object]:
+        """Return the seeds of the blocks that a runner is making."""
         with closing(sqlite3.connect(self.layer / "progress.db", timeout=30)) as database:
-            while runner.poll() is None:
-                held = database.execute("SELECT worker FROM generation_plan WHERE status = 'in_progress'")
-                if any(f":{runner.pid}:" in (worker or "") for (worker,) in held.fetchall()):
-                    return
-                time.sleep(0.01)
+            rows = database.execute(
+                "SELECT id, worker FROM generation_plan WHERE status = 'in_progress'"
+            ).fetchall()
+        mine = {block for block, worker in rows if f":{runner.pid}:" in (worker or "")}
+        return {seed for block, seed in self._seeds.items() if block in mine}
 
     def _names(self) -> set[str]:
         folder = self.layer / "generations"

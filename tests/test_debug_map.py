@@ -294,7 +294,7 @@ def test_pointing_and_clicking_tell_of_a_block(
     assert canvas is not None
     for block, words in (
         (failed, ["failed", "one", f"one: 500 {NASTY}"]),
-        (waiting, ["blocked by a failed one", "waits for", "(failed)"]),
+        (waiting, ["blocked by a failed one", "waits for", "(failed)", f"one: 500 {NASTY}"]),
     ):
         x, y = shown.page.evaluate(
             "([x, y]) => debugMap.view.screen(x, y)", list(middle(geometry_of(layer), block))
@@ -307,6 +307,27 @@ def test_pointing_and_clicking_tell_of_a_block(
     shown.page.mouse.up()
     shown.page.mouse.move(canvas["x"] + 3, canvas["y"] + 300)
     assert f"{waiting.x}, {waiting.y}" in shown.text("#block")
+    shown.page.locator("#map").press("Escape")
+    assert shown.page.locator("#block").is_hidden()
+
+
+def test_blocks_are_reached_without_a_pointer(
+    layer: Path, view: str, tmp_path: Path, show: Callable[[Path], Shown]
+) -> None:
+    done(write_debug_map(layer, tmp_path / "a.html"))
+    shown = show(tmp_path / "a.html")
+    area = shown.page.locator("#map")
+    area.press("Enter")
+    with Progress(layer) as progress:
+        blocks = list(progress.blocks())
+    at = {quadrant: block for block in blocks for quadrant in block.quadrants}
+    first = next(block for block in blocks if f"{block.x}, {block.y}" in shown.text("#block"))
+    area.press("ArrowRight")
+    beside = at.get((first.x + first.width, first.y), first)
+    assert f"{beside.x}, {beside.y}" in shown.text("#block")
+    area.press("ArrowLeft")
+    back = at.get((beside.x - 1, beside.y), beside)
+    assert f"{back.x}, {back.y}" in shown.text("#block")
 
 
 @browsers

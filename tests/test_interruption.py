@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,8 @@ class Run:
     store: Path
     output: Path
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
-        """Begin to aggregate; every step is a line on standard error."""
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        """Begin to aggregate, with `more` options; every step is a line on standard error."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("FUSI_")}
         env.pop("TMPDIR", None)
         return subprocess.Popen(
@@ -52,6 +53,7 @@ class Run:
                 "2",
                 "--progress-interval",
                 "0",
+                *more,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -60,9 +62,9 @@ class Run:
             env={**env, **environment},
         )
 
-    def finish(self) -> None:
+    def finish(self, *more: str) -> None:
         """Run the command to its end, undisturbed."""
-        with self.start() as process:
+        with self.start(*more) as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
 
@@ -92,13 +94,21 @@ def apart_from_progress(errors: str) -> list[str]:
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return every process below a command."""
-    return psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    with suppress(psutil.NoSuchProcess):
+        if process.poll() is None:
+            return psutil.Process(process.pid).children(recursive=True)
+    return []
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the processes that work on tasks: those below the fork server."""
     below = family(process)
-    return [one for one in below if any(one.ppid() == other.pid for other in below)]
+    found = []
+    for one in below:
+        with suppress(psutil.NoSuchProcess):
+            if any(one.ppid() == other.pid for other in below):
+                found.append(one)
+    return found
 
 
 def end(process: subprocess.Popen[str], number: int, below: list[psutil.Process]) -> tuple[int, list[str]]:
@@ -176,19 +186,40 @@ def test_asked_to_stop_the_command_says_so_in_one_line_and_leaves_nothing_runnin
 
 
 @pytest.mark.parametrize("stage", ["build", "merge"])
-def test_a_worker_that_is_killed_ends_the_run_in_one_line(run: Run, undisturbed: Run, stage: str) -> None:
-    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.1") as process:
+def test_a_worker_that_is_killed_costs_its_task_a_second_attempt(
+    run: Run, undisturbed: Run, stage: str
+) -> None:
+    with run.start(FUSI_MB_COMMIT_SLEEP_SEC="0.1", FUSI_IO_SLEEP_MS="100") as process:
         after_lines(process, 2, stage)
         below = family(process)
         victims = workers(process)
         assert victims
         victims[0].kill()
         code, said = end(process, 0, below)
+    assert code == 0, said
+    assert all("killed by signal 9" in line and "tried again" in line for line in said)
+    assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
+
+
+def test_where_every_worker_is_killed_the_run_ends_in_a_line_and_can_go_on(
+    run: Run, undisturbed: Run
+) -> None:
+    with run.start(FUSI_IO_SLEEP_MS="300") as process:
+        after_lines(process, 2, "build")
+        below = family(process)
+        while process.poll() is None:
+            for victim in workers(process):
+                below.append(victim)
+                with suppress(psutil.Error):
+                    victim.kill()
+        code, said = end(process, 0, below)
     assert code == 1
-    assert len(said) == 1
-    assert "worker process died" in said[0]
+    assert "could not be made" in said[-1] or "worker process died" in said[-1]
+    assert not (run.output / PMTILES).exists()
     run.finish()
     assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
 
 
 @pytest.fixture
@@ -224,6 +255,24 @@ def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space
     assert not (run.output / PMTILES).exists()
     assert resized(small_disk, "64m") == 0
     run.finish()
+    assert run.hashes() == undisturbed.hashes()
+    assert run.files() == undisturbed.files()
+
+
+def test_on_a_full_disk_the_run_waits_if_it_is_told_to_and_goes_on_when_there_is_space(
+    store: Path, undisturbed: Run, small_disk: Path
+) -> None:
+    needed = (undisturbed.output / MBTILES).stat().st_size
+    assert resized(small_disk, f"{200 + needed // 2048}k") == 0
+    run = Run(store, small_disk / "output")
+    with run.start("--on-disk-full", "wait") as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "waiting until" in line)
+        assert "the disk is full" in line
+        assert resized(small_disk, "64m") == 0
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert any("going on" in line for line in apart_from_progress(errors))
     assert run.hashes() == undisturbed.hashes()
     assert run.files() == undisturbed.files()
 

@@ -29,7 +29,7 @@ from fusi_pipeline.defs import terrain
 from fusi_pipeline.errors import SettingInvalid, UsageError
 from fusi_pipeline.settings import settings_from
 from fusi_pipeline.tiles.open import open_archive
-from layer_generation import launch, worker
+from layer_generation import desk, launch
 from layer_generation.camera import MercatorGrid
 from layer_generation.defs import automation, backfill, drawing, headless, registry, seams, sites, steps
 from layer_generation.defs.backfill import Wanted, chosen_sites, request, under_way, wanted
@@ -372,8 +372,8 @@ def test_a_layer_is_made_region_by_region(instance: dg.DagsterInstance, site: Si
     assert ran == list(site.regions)
     with Progress(site.folder) as progress:
         blocks, edges = list(progress.blocks()), progress.edges()
-    assert sorted(model.drawn) == sorted(worker._seed(0, one) for one in blocks)
-    place = {one.id: model.drawn.index(worker._seed(0, one)) for one in blocks}
+    assert sorted(model.drawn) == sorted(desk._seed(0, one) for one in blocks)
+    place = {one.id: model.drawn.index(desk._seed(0, one)) for one in blocks}
     assert all(place[block] > place[before] for block, before in edges.tolist())
     result = make(instance, site.places, site.archive_key)
     assert result.success
@@ -422,7 +422,7 @@ def test_a_failed_region_holds_back_exactly_its_dependants_and_a_backfill_comple
     with Progress(site.folder) as progress:
         blocks = {one.id: one for one in progress.blocks()}
     bad = blocks[site.regions.blocks(next(iter(site.regions)))[0]]
-    model.refused = {worker._seed(0, bad)}
+    model.refused = {desk._seed(0, bad)}
     ran, failed = make_all(kept, wanted(kept, site))
     first = next(iter(site.regions))
     held = dependants(site.regions, first)
@@ -458,7 +458,7 @@ def test_a_layer_is_made_without_daemon_and_pages(
     with Progress(site.folder) as progress:
         bad = next(progress.blocks())
         progress.reopen([bad.id])
-    model.refused = {worker._seed(0, bad)}
+    model.refused = {desk._seed(0, bad)}
     lines.clear()
     (failed,) = headless.materialize(instance, site.places, "snow", lines.append)
     assert failed == site.told(next(iter(site.regions.holding([bad.id]))))

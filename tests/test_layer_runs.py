@@ -15,6 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ from tests.layer_kills import (
     made_layer,
     made_map,
     outcome,
-    source,
+    plain,
     undisturbed,
 )
 
@@ -52,7 +54,7 @@ QUICK = PoolLimits(first_rest_s=0.02, longest_rest_s=0.05, give_up_s=0.3, quaran
 
 @pytest.fixture(scope="module")
 def two_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_map(tmp_path_factory.mktemp("six") / "map", SIX)
+    return made_map(tmp_path_factory.mktemp("six") / "map", SIX, plain)
 
 
 @dataclass
@@ -101,7 +103,7 @@ def assert_painted(layer: Path, quadrants: Sequence[tuple[int, int]]) -> None:
     found = painting(layer)
     assert sorted(found) == sorted(quadrants)
     for (x, y), picture in found.items():
-        np.testing.assert_array_equal(picture, 255 - source(x, y))
+        np.testing.assert_array_equal(picture, 255 - plain(x, y))
 
 
 # Kills
@@ -113,7 +115,7 @@ def test_kills_lose_no_picture_and_pay_for_none_twice(tmp_path: Path, runners: i
     luck = random.Random(5)
     with ImageServer() as server:
         quadrants = disc(2, 0.0, 1)
-        place = made_map(tmp_path / "map", quadrants)
+        place = made_map(tmp_path / "map", quadrants, plain)
         wanted = undisturbed(tmp_path / "calm", place, server)
         server.calls.clear()
         server.takes_s = lambda: luck.uniform(0.05, 0.3)
@@ -276,7 +278,7 @@ def test_a_hostile_server_alone_ends_the_run_with_its_reason(
     assert not list((layer / "generations").glob(".*"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("429 ", "422", "403"))])
 def test_a_hostile_server_does_not_stop_the_others(
     tmp_path: Path, two_blocks: Path, servers: tuple[ImageServer, ImageServer], name: str
 ) -> None:
@@ -344,17 +346,17 @@ def test_a_busy_server_is_asked_when_it_says_and_not_before(tmp_path: Path, two_
 def test_jobs_that_hang_at_every_place_end_and_are_paid_for_once(
     tmp_path: Path, two_blocks: Path, protocol: str
 ) -> None:
-    """The submit is never answered; then polls fail, are no JSON, and know the job no more in between."""
+    """A submit is never answered, the next one breaks off; polls fail, are no JSON, know the job no more."""
     with ImageServer() as server:
         server.fail(image_server.HANG)
+        server.fail(image_server.CLOSE)
         unknown = status(404) if protocol != "comfyui" else status(500)
         server.poll_faults.extend([status(500), unknown, status(200, b"<html>gateway</html>"), status(503)])
-        config = server.config(protocol, name="one", timeout_s=6.0)
-        layer = made_layer(tmp_path / "layer", two_blocks, [config])
-        made_config(layer, [server.config(protocol, name="one", timeout_s=6.0)])
-        server.fail(image_server.CLOSE)
-        threading.Timer(0.5, server.drop).start()
+        layer = made_layer(tmp_path / "layer", two_blocks, [server.config(protocol, name="one")])
+        hung = threading.Thread(target=lambda: until(lambda: bool(server.calls)) and server.drop())
+        hung.start()
         end = drawn(layer, PoolLimits(first_rest_s=0.02, longest_rest_s=0.05, give_up_s=30))
+        hung.join()
         assert end.report is not None
         assert end.report.whole
         assert len(server.drawings) == 2, "one for each block"
@@ -369,12 +371,8 @@ def test_a_mask_that_cannot_be_sent_is_refused_before_the_run() -> None:
 
 # Pictures that are known
 
-ODD = [
-    (x, y)
-    for x, y in [*((x, y) for x in range(-3, 3) for y in range(-1, 4)), (3, 3), (4, 3), (4, 4)]
-    if (x, y) not in ((-1, 1), (2, -1))
-]
-"""A map with a hole, a bitten corner and a tail."""
+ODD = [*((x, y) for x in range(-3, 1) for y in range(-1, 3) if (x, y) != (-3, 2)), (1, 2), (2, 2), (2, 3)]
+"""A map with a bitten corner and a tail."""
 
 
 class Painter:
@@ -402,19 +400,31 @@ class Painter:
         """Nothing to release."""
 
 
-def smooth(x: int, y: int) -> Pixels:
-    """Return the source of a quadrant: waves over the whole map, with a fine grain."""
-    return scene(512 * x, 512 * y, 512, 512)
+@cache
+def world() -> Pixels:
+    """Return the source of 8 x 8 quadrants from (-4, -3) on: waves, with a fine grain."""
+    down, across = np.ogrid[0:4096, 0:4096]
+    waves = (
+        np.sin(down / 90 + across / 140),
+        np.sin(across / 70) + 0 * down,
+        np.cos(down / 110 - across / 60),
+    )
+    grain = (down * 7 + across * 13) % 5
+    return np.stack([(128 + 80 * wave + grain).astype(np.uint8) for wave in waves], axis=-1)
 
 
 def scene(left: int, top: int, cols: int, rows: int) -> Pixels:
-    down, across = np.mgrid[top : top + rows, left : left + cols]
-    waves = [np.sin(down / 90 + across / 140), np.sin(across / 70), np.cos(down / 110 - across / 60)]
-    grain = (down * 7 + across * 13) % 5
-    return np.stack([128 + 80 * wave + grain for wave in waves], axis=-1).astype(np.uint8)
+    """Return a window of the source, by pixels of the map."""
+    return world()[top + 1536 : top + 1536 + rows, left + 2048 : left + 2048 + cols]
+
+
+def smooth(x: int, y: int) -> Pixels:
+    """Return the source of a quadrant."""
+    return scene(512 * x, 512 * y, 512, 512)
 
 
 def truth(left: int, top: int, cols: int, rows: int) -> Pixels:
+    """Return a window of what the painter paints."""
     return 255 - scene(left, top, cols, rows)
 
 
@@ -454,8 +464,7 @@ def painted_layer(folder: Path, place: Path, painter: Painter, context: str, **p
     return layer
 
 
-@pytest.mark.parametrize("context", ["mask", "frame", "none"])
-@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(("context", "answer"), [("none", "as asked"), *product(("mask", "frame"), ANSWERS)])
 def test_every_pixel_of_a_known_painting(tmp_path: Path, odd_map: Path, context: str, answer: str) -> None:
     """No frame, no shift by one, no seam: every block type, at holes, corners and tails of the map."""
     painter = Painter(context == "mask", ANSWERS[answer])
@@ -549,17 +558,22 @@ def test_the_command_says_what_went_wrong_and_goes_on_when_it_is_mended(
         assert_painted(layer, SIX)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("protocol", ["base64", "a1111", "fusi"])
+@pytest.mark.parametrize(
+    ("number", "times", "protocol"),
+    [
+        (signal.SIGINT, 1, "base64"),
+        (signal.SIGINT, 2, "base64"),
+        (signal.SIGINT, 2, "a1111"),
+        (signal.SIGTERM, 1, "fusi"),
+        (signal.SIGTERM, 2, "fusi"),
+    ],
+)
 def test_a_stop_ends_the_command_and_the_server_is_told(
     tmp_path: Path, two_blocks: Path, number: signal.Signals, times: int, protocol: str
 ) -> None:
-    if number == signal.SIGTERM and protocol != "fusi":
-        return
     with ImageServer(polls=10_000) as server:
         if times == 1:
-            server.polls = 30
+            server.polls = 6
             server.takes_s = lambda: 0.6
         elif protocol != "fusi":
             server.takes_s = lambda: 20.0

@@ -12,6 +12,8 @@ from fusi_pipeline import options
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.commands.merging import print_merge
 from fusi_pipeline.console import duration, print_json, print_table, run, size
+from fusi_pipeline.cost import Estimate, GroupEstimate
+from fusi_pipeline.groups import GroupRule
 from fusi_pipeline.options import MergeRule, options_from
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import grid
@@ -52,15 +54,26 @@ def scan(names: tuple[str, ...], settings: Settings, skip_broken: bool, as_json:
 
 
 @click.command()
-@options.names
+@click.argument("names", nargs=-1, metavar="NAME...")
 @options.places
 @options.processes
 @options.area
 @options.skip_broken
+@click.option(
+    "--split",
+    is_flag=False,
+    flag_value="balanced",
+    metavar="[PATTERN]",
+    help="Also what each group will take (balanced; see `fusi build`).",
+)
+@options.group_blocks
 @options.as_json
 @options.settled
+@options.split_before_names
+@options.grouping
 def plan(
     names: tuple[str, ...],
+    groups: GroupRule | None,
     settings: Settings,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -70,10 +83,11 @@ def plan(
 ) -> None:
     """Say what building sources will take, before anything is built."""
     area = options_from(min_zoom, max_zoom, bbox)
-    estimates = [
-        run(flow.estimate_source(name, settings, area, skip_broken=skip_broken), settings.progress_interval_s)
-        for name in names
-    ]
+    estimates: list[Estimate] = []
+    for name in names:
+        first = 1 + sum(len(one.groups) for one in estimates)
+        work = flow.estimate_source(name, settings, area, groups, skip_broken=skip_broken, first_group=first)
+        estimates.append(run(work, settings.progress_interval_s))
     if as_json:
         print_json(estimates)
         return
@@ -84,6 +98,9 @@ def plan(
     ]  # fmt: skip
     header = ("source", "files", "blocks", "zooms", "tiles", "size", "memory", "scratch", "workers", "time")
     print_table(header, rows)
+    if groups is not None:
+        click.echo()
+        _print_groups([group for one in estimates for group in one.groups])
 
 
 @click.command()
@@ -91,12 +108,15 @@ def plan(
 @options.places
 @options.reading
 @options.area
+@options.groups
 @options.skip_broken
 @options.overwrite
 @options.as_json
 @options.settled
+@options.grouping
 def build(
     names: tuple[str, ...],
+    groups: GroupRule | None,
     settings: Settings,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -107,12 +127,10 @@ def build(
 ) -> None:
     """Make the MBTiles of sources, one after another."""
     area = options_from(min_zoom, max_zoom, bbox)
-    reports = []
-    for name in names:
-        work = flow.build_source(
-            name, settings, area, skip_broken=skip_broken, overwrite=overwrite, anew=overwrite
-        )
-        reports.append(run(work, settings.progress_interval_s))
+    work = flow.build_sources(
+        names, settings, area, groups, skip_broken=skip_broken, overwrite=overwrite, anew=overwrite
+    )
+    reports = run(work, settings.progress_interval_s)
     print_json(reports) if as_json else _print_builds(reports)
 
 
@@ -129,15 +147,18 @@ def build(
 @options.places
 @options.reading
 @options.area
+@options.groups
 @options.skip_broken
 @options.overwrite
 @options.as_json
 @options.settled
 @options.ruled
+@options.grouping
 def aggregate(
     names: tuple[str, ...],
     output: Path,
     rule: MergeRule,
+    groups: GroupRule | None,
     keep_intermediates: bool,
     settings: Settings,
     min_zoom: int | None,
@@ -153,6 +174,7 @@ def aggregate(
         output,
         settings,
         options_from(min_zoom, max_zoom, bbox),
+        groups,
         mode=rule.mode,
         feather_m=rule.feather_m,
         lineage_output=rule.lineage,
@@ -191,6 +213,15 @@ def convert(
     work = flow.convert(raster, output, settings, area, overwrite=overwrite)
     report = run(work, settings.progress_interval_s)
     print_json(report) if as_json else print_merge(report.merge)
+
+
+def _print_groups(groups: Sequence[GroupEstimate]) -> None:
+    rows = [
+        (one.number, one.source, f"{one.minzoom}..{one.maxzoom}", one.blocks, one.tiles, size(one.bytes),
+         f"{one.memory_mib} MiB", duration(one.seconds))
+        for one in groups
+    ]  # fmt: skip
+    print_table(("group", "source", "zooms", "blocks", "tiles", "size", "memory", "time"), rows)
 
 
 def _print_builds(reports: Sequence[BuildReport]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from fusi_pipeline import options
 from fusi_pipeline.console import duration, print_json, run, size
+from fusi_pipeline.disk_space import when_there_is_room
 from fusi_pipeline.input_options import inputs_from
 from fusi_pipeline.options import MergeRule
 from fusi_pipeline.publish import MergeReport, merge_archives
@@ -23,6 +25,7 @@ from fusi_pipeline.tiles.open import open_archive
 )
 @options.merge_rule
 @options.processes
+@options.watchdog
 @options.overwrite
 @options.as_json
 @options.settled
@@ -38,7 +41,8 @@ def merge(
 ) -> None:
     """Merge archives pixel by pixel into one PMTiles, the first with precedence."""
     settings = settings.with_options(scratch=settings.scratch or output.parent / "tmp")
-    work = merge_archives(
+    merge = partial(
+        merge_archives,
         inputs_from(archives, listing),
         output,
         settings,
@@ -47,7 +51,7 @@ def merge(
         lineage_output=rule.lineage,
         overwrite=overwrite,
     )
-    report = run(work, settings.progress_interval_s)
+    report = run(when_there_is_room(merge, output, settings), settings.progress_interval_s)
     print_json(report) if as_json else print_merge(report)
 
 

@@ -4,7 +4,7 @@ It does and notes what the assets do, each source as a partition; a run of asset
 not, for it has one partition.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -42,6 +42,7 @@ from fusi_pipeline.sources import find_sources, source_folder
 from fusi_pipeline.verify import verify
 
 _Result = dg.MaterializeResult[None] | dg.AssetCheckResult
+_Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 class RastersConfig(dg.Config):
@@ -62,7 +63,7 @@ class RastersConfig(dg.Config):
 )
 def terrain_from_rasters(
     context: dg.OpExecutionContext, config: RastersConfig, settings: dg.ResourceParam[Settings]
-) -> None:
+) -> Iterator[_Event | dg.Output[None]]:
     """Bring sources and what is merged of them up to date."""
     instance, log = context.instance, context.log.info
     with failures():
@@ -71,14 +72,15 @@ def terrain_from_rasters(
         for event in changes(instance, settings, names):
             instance.report_runless_asset_event(event)
         for name in names:
-            _note(context, source_index.key, [indexed(name, ScanConfig(), settings, log)], name)
-            _note(context, source_mbtiles.key, tiled(name, settings, log), name)
+            yield from _noted(context, source_index.key, [indexed(name, ScanConfig(), settings, log)], name)
+            yield from _noted(context, source_mbtiles.key, tiled(name, settings, log), name)
         how = chosen(instance)
         if config.sources:
             how, inputs = TerrainConfig(), in_order(config.sources, config.sources, settings)
         else:
             inputs = merged_names(instance, how, settings)
-        _merge(context, inputs, how, config.archive, settings)
+        yield from _merged(context, inputs, how, config.archive, settings)
+    yield dg.Output(None)
 
 
 def _names(config: RastersConfig, settings: Settings) -> list[str]:
@@ -95,9 +97,9 @@ def _names(config: RastersConfig, settings: Settings) -> list[str]:
     return names
 
 
-def _merge(
+def _merged(
     context: dg.OpExecutionContext, names: Sequence[str], how: TerrainConfig, archive: str, settings: Settings
-) -> None:
+) -> Iterator[_Event]:
     """Merge sources, verify both archives, and note them; another archive than the terrain under its name."""
     inputs = [settings.archive_path(name) for name in names]
     prefix = [] if archive == FILENAME else [Path(archive).stem]
@@ -112,39 +114,36 @@ def _merge(
         found = followed(verify(path, sample=SAMPLE), context.log.info, pause_s)
         check = sound_check(CHECKS[known], found, key)
         if not found.sound:
-            _note(context, key, [check])
+            yield from _noted(context, key, [check])
             raise unsound(found)
         made: dg.MaterializeResult[None] = dg.MaterializeResult(
             data_version=version, metadata=metadata, check_results=[check]
         )
-        _note(context, key, [made])
+        yield from _noted(context, key, [made])
 
 
-def _note(
+def _noted(
     context: dg.OpExecutionContext, key: dg.AssetKey, results: Iterable[_Result], partition: str | None = None
-) -> None:
-    """Note what was made of an asset, and what its checks say, as a run of the asset would."""
+) -> Iterator[_Event]:
+    """Yield what was made of an asset, and what its checks say, as a run of the asset would."""
     for one in results:
         checks = [one] if isinstance(one, dg.AssetCheckResult) else one.check_results
         if isinstance(one, dg.MaterializeResult):
             version = one.data_version
-            context.log_event(
-                dg.AssetMaterialization(
-                    key,
-                    partition=partition,
-                    metadata=one.metadata,
-                    tags={} if version is None else {DATA_VERSION_TAG: version.value},
-                )
+            yield dg.AssetMaterialization(
+                key,
+                partition=partition,
+                metadata=one.metadata,
+                tags={} if version is None else {DATA_VERSION_TAG: version.value},
             )
+            context.log.info(f"{' '.join([key.to_user_string(), *filter(None, [partition])])}: made")
         for check in checks or ():
-            context.instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=key,
-                    check_name=str(check.check_name),
-                    passed=check.passed,
-                    metadata=check.metadata,
-                    severity=check.severity,
-                    description=check.description,
-                    partition=partition,
-                )
+            yield dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name=str(check.check_name),
+                passed=check.passed,
+                metadata=check.metadata,
+                severity=check.severity,
+                description=check.description,
+                partition=partition,
             )

@@ -89,7 +89,8 @@ def _cached(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     folders = _cache_folders()
     for folder in folders:
         with suppress(OSError, ValueError, KeyError):
-            return _unpacked((folder / name).read_bytes())
+            if (folder / name).stat().st_uid in (0, os.getuid()):  # a temporary folder may be everybody's
+                return _unpacked((folder / name).read_bytes())
     symbols, code = _compiled(machine)
     packed = _packed(symbols, code)
     for folder in folders:
@@ -141,11 +142,8 @@ def _llvm() -> Any:
 
 
 def _cache_folders() -> list[Path]:
-    """Return where code may be kept: beside the source, else in the user's cache folder."""
-    folders = [_SOURCE.parent / "__pycache__"]
-    with suppress(RuntimeError):  # there may be no home
-        folders.append(Path.home() / ".cache" / "fusi")
-    return folders
+    """Return where code may be kept: beside the source, as Python's own, else with temporary files."""
+    return [_SOURCE.parent / "__pycache__", Path(tempfile.gettempdir())]
 
 
 def _packed(symbols: dict[str, str], code: list[bytes]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fusi_pipeline.errors import ArchiveUnreadable, DiskFull, OutputBusy, OutputUnwritable
@@ -12,6 +12,17 @@ from fusi_pipeline.tiles.files import free_mib
 
 LOCK_TIMEOUT_S = 0.2
 """How long a connection waits for another process's lock before it says so."""
+
+
+def temporary_tables_in(folder: Path | None) -> None:
+    """Let SQLite put what does not fit into memory, of any connection of this process, into a folder.
+
+    None lets it choose again. SQLite reads the environment only when it is
+    loaded, which is before anybody knows the folder.
+    """
+    name = "" if folder is None else str(folder.absolute()).replace("'", "''")
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"PRAGMA temp_store_directory = '{name}'")
 
 
 @contextmanager

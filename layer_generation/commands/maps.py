@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -108,6 +109,10 @@ def init(
 @click.option("--overwrite", is_flag=True, help="Draw quadrants again that have a render.")
 @click.option("--tint", type=parameters.Range(), help="Heights of the lowest and highest colour (chosen).")
 @click.option("--exaggeration", type=click.FloatRange(0, 1000, min_open=True), help="Of heights (chosen).")
+@click.option(
+    "--renderer", type=click.Choice(("numpy", "browser")), help="What draws (browser for isometric maps)."
+)
+@click.option("--missing", type=click.Choice(("sea", "hole")), help="What stands for missing heights (sea).")
 @parameters.workers
 @parameters.progress
 @parameters.as_json
@@ -117,11 +122,13 @@ def render(
     overwrite: bool,
     tint: tuple[float, float] | None,
     exaggeration: float | None,
+    renderer: Literal["numpy", "browser"] | None,
+    missing: Literal["sea", "hole"] | None,
     workers: int,
     interval_s: float,
     as_json: bool,
 ) -> None:
-    """Draw the renders of a web-mercator map as shaded relief of its terrain."""
+    """Draw the renders of a map as shaded relief of its terrain."""
     from layer_generation.map_rendering import render_map
 
     report = run(
@@ -132,6 +139,8 @@ def render(
             tint_m=tint,
             exaggeration=exaggeration,
             workers=workers,
+            renderer=renderer,
+            missing=missing,
         ),
         interval_s,
     )
@@ -142,7 +151,7 @@ def render(
     print_facts(
         [
             ("map", report.map),
-            ("renders", f"{report.rendered} made, {report.kept} there already"),
+            ("renders", f"{report.rendered} made by {report.renderer}, {report.kept} there already"),
             ("tint", f"{style.low_m:g} .. {style.high_m:g} m"),
             ("exaggeration", f"{style.exaggeration:g}"),
         ]

@@ -69,10 +69,10 @@ def _check_complete(site: Site, blocks: list[BlockRow]) -> None:
     """Raise Failure where a block is not complete, naming the partitions that have some."""
     missing = [one.id for one in blocks if one.status != "complete"]
     if missing:
-        names = ", ".join(site.told(one) for one in sorted(site.read_regions().holding(missing)))
+        names = site.named(site.read_regions().holding(missing))
         raise failure(
             f"{site.archive_key.to_user_string()}: {len(missing)} of {len(blocks)} blocks are not complete, "
-            f"in {names}; materialize these first",
+            f"in {names}; {site.backfill_command()} makes these first",
             {"blocks missing": len(missing)},
             allow_retries=False,
         )

@@ -5,7 +5,7 @@ plan, the regions in the order of the plan, the archive. What each makes is note
 the asset it is, partition by partition; what is there is not made again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import Field
 from fusi_pipeline.errors import UsageError
 from layer_generation.defs.archive import exported
 from layer_generation.defs.backfill import Wanted, wanted
-from layer_generation.defs.noting import LINES, lines, note, note_failure
+from layer_generation.defs.noting import LINES, Event, lines, noted
 from layer_generation.defs.plans import MapConfig, planned, rendered
 from layer_generation.defs.regions import Partition
 from layer_generation.defs.reporting import check_asked, failure, failures, followed
@@ -29,7 +29,8 @@ from layer_generation.settings import Places, checked_region
 
 JOB = "layer_from_rasters"
 _ARCHIVE = "terrain.pmtiles"
-_Decorator = Callable[[Callable[..., None]], dg.OpDefinition]
+_Events = Iterator[Event | dg.Output[None]]
+_Decorator = Callable[[Callable[..., _Events]], dg.OpDefinition]
 
 
 class FromRastersConfig(dg.Config):
@@ -92,77 +93,74 @@ def _op(name: str, pool: str | None, description: str, retry: dg.RetryPolicy | N
 
 def _map_op(places: Places, stop: Stop) -> dg.OpDefinition:
     @_op("layer_map", WORK_POOL, "The map, made where there is none, and the renders that it lacks.")
-    def layer_map(context: dg.OpExecutionContext, config: FromRastersConfig) -> None:
+    def layer_map(context: dg.OpExecutionContext, config: FromRastersConfig) -> _Events:
         with stop.making(), failures():
             found = _map(places, config, context.log.info, stop)
-            note(context, found.key, rendered(found, MapConfig(), context.log.info, stop))
+            yield from noted(context, found.key, rendered(found, MapConfig(), context.log.info, stop))
+        yield dg.Output(None)
 
     return layer_map
 
 
 def _plan_op(places: Places, stop: Stop) -> dg.OpDefinition:
     @_op("layer_plan", None, "The plan, made where there is no layer, with blocks for all of the map.")
-    def layer_plan(context: dg.OpExecutionContext, config: FromRastersConfig) -> None:
+    def layer_plan(context: dg.OpExecutionContext, config: FromRastersConfig) -> _Events:
         with stop.making(), failures():
             site = _made_site(places, config, context.log.info)
-            note(context, site.plan_key, planned(site, context.log.info, stop))
+            yield from noted(context, site.plan_key, planned(site, context.log.info, stop))
+        yield dg.Output(None)
 
     return layer_plan
 
 
 def _regions_op(places: Places, stop: Stop) -> dg.OpDefinition:
     @_op("layer_regions", POOL, "Every region of every step that is missing or failed, in order.", RETRIES)
-    def layer_regions(context: dg.OpExecutionContext, config: FromRastersConfig) -> None:
+    def layer_regions(context: dg.OpExecutionContext, config: FromRastersConfig) -> _Events:
         with stop.making(), failures():
             rest(context.retry_number, stop)
             site = _site(places, config.layer)
-            again: list[bool] = []
-
-            def made(key: dg.AssetKey, region: str) -> bool:
+            todo, failed, again = wanted(context.instance, site), set[Partition](), False
+            context.log.info(f"{len(todo.partitions)} of {len(list(site.regions))} partitions are to be made")
+            for one in in_turn(todo, failed):
                 check_asked(stop)
-                stage = next(one for one in site.regions.stages if site.stage_key(one) == key)
                 try:
-                    result = materialized(site, Partition(stage, region), context.log.info, stop)
+                    result = materialized(site, one, context.log.info, stop)
                 except dg.Failure as error:
                     check_asked(stop)
-                    note_failure(context, error)
-                    again.append(error.allow_retries)
-                    return False
-                note(context, key, result, region)
-                return True
-
-            todo = wanted(context.instance, site)
-            context.log.info(f"{len(todo.partitions)} of {len(list(site.regions))} partitions are to be made")
-            if failed := draw(made, todo):
-                raise failure(
-                    f"not materialized: {', '.join(failed)}; the lines above say why",
-                    allow_retries=any(again),
-                )
+                    context.log.warning(error.description)
+                    failed.add(one)
+                    again = again or error.allow_retries
+                else:
+                    yield from noted(context, site.stage_key(one.stage), result, one.region)
+            if failed:
+                names = ", ".join(site.told(one) for one in sorted(failed))
+                raise failure(f"not materialized: {names}; the run's log says why", allow_retries=again)
+        yield dg.Output(None)
 
     return layer_regions
 
 
 def _archive_op(places: Places, stop: Stop) -> dg.OpDefinition:
     @_op("layer_pmtiles", WORK_POOL, "The finished layer as one PMTiles.")
-    def layer_pmtiles(context: dg.OpExecutionContext, config: FromRastersConfig) -> None:
+    def layer_pmtiles(context: dg.OpExecutionContext, config: FromRastersConfig) -> _Events:
         with stop.making(), failures():
             site = _site(places, config.layer)
             if wanted(context.instance, site).archive:
-                note(context, site.archive_key, exported(site, context.log.info, stop))
+                yield from noted(context, site.archive_key, exported(site, context.log.info, stop))
             else:
                 context.log.info(f"{site.output}: is as it should be")
+        yield dg.Output(None)
 
     return layer_pmtiles
 
 
-def draw(made: Callable[[dg.AssetKey, str], bool], todo: Wanted) -> list[str]:
-    """Materialize partitions in order; return those that failed and those that wait for them."""
-    failed: set[Partition] = set()
+def in_turn(todo: Wanted, failed: set[Partition]) -> Iterator[Partition]:
+    """Yield partitions in order, but for those that wait for a failed one: these have failed, too."""
     for partition in todo.partitions:
-        held = failed & todo.site.regions.before[partition]
-        if held or not made(todo.site.stage_key(partition.stage), partition.region):
+        if failed & todo.site.regions.before[partition]:
             failed.add(partition)
-    return [todo.site.told(one) for one in sorted(failed)]
+        else:
+            yield partition
 
 
 def _map(places: Places, config: FromRastersConfig, log: Callable[[str], object], stop: Stop) -> Map:

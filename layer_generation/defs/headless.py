@@ -8,9 +8,10 @@ import dagster as dg
 
 from fusi_pipeline.errors import Interrupted
 from layer_generation.defs import registry
-from layer_generation.defs.backfill import wanted
-from layer_generation.defs.from_rasters import JOB, FromRastersConfig, draw
+from layer_generation.defs.backfill import Wanted, wanted
+from layer_generation.defs.from_rasters import JOB, FromRastersConfig, in_turn
 from layer_generation.defs.noting import figures, verdict
+from layer_generation.defs.regions import Partition
 from layer_generation.defs.sites import Site, find_sites
 from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.settings import Places
@@ -39,6 +40,15 @@ def materialize(
     if not failed and not location.made(site.archive_key):
         failed = [site.archive_key.to_user_string()]
     return failed
+
+
+def draw(made: Callable[[dg.AssetKey, str], bool], todo: Wanted) -> list[str]:
+    """Materialize partitions in order; return those that failed and those that wait for them."""
+    failed: set[Partition] = set()
+    for partition in in_turn(todo, failed):
+        if not made(todo.site.stage_key(partition.stage), partition.region):
+            failed.add(partition)
+    return [todo.site.told(one) for one in sorted(failed)]
 
 
 def from_rasters(instance: dg.DagsterInstance, location: dg.Definitions, config: FromRastersConfig) -> bool:

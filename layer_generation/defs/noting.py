@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import click
@@ -24,12 +25,13 @@ _FIGURES = (
 )
 
 Result: TypeAlias = dg.MaterializeResult[None]
+Event: TypeAlias = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
-def note(
+def noted(
     context: dg.OpExecutionContext, key: dg.AssetKey, result: Result, partition: str | None = None
-) -> None:
-    """Note what was made of an asset, and what its checks say, as a run of the asset would."""
+) -> Iterator[Event]:
+    """Yield what was made of an asset, and what its checks say, as a run of the asset would; log both."""
     version = result.data_version
     made = dg.AssetMaterialization(
         key,
@@ -37,7 +39,7 @@ def note(
         metadata=result.metadata,
         tags={} if version is None else {_VERSION_TAG: version.value},
     )
-    context.log_event(made)
+    yield made
     name = f"{key.to_user_string()} {partition or ''}".strip()
     context.log.info(f"{name}: {figures(made)}")
     for check in result.check_results or ():
@@ -50,13 +52,8 @@ def note(
             description=check.description,
             partition=partition,
         )
-        context.instance.report_runless_asset_event(evaluation)
+        yield evaluation
         context.log.info(f"{name}: {verdict(evaluation)}")
-
-
-def note_failure(context: dg.OpExecutionContext, error: dg.Failure) -> None:
-    """Say why a part was not made, where others still are."""
-    context.log.warning(error.description)
 
 
 def figures(made: dg.AssetMaterialization) -> str:

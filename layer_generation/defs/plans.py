@@ -13,9 +13,11 @@ from layer_generation.defs.regions import Regions
 from layer_generation.defs.reporting import failures, followed, table
 from layer_generation.defs.sites import TERRAIN, WORK_POOL, Map, Site, terrain_archive
 from layer_generation.defs.stopping import NEVER, Stop
+from layer_generation.defs.waiting import plan_picture
 from layer_generation.layer import extend_layer
 from layer_generation.map_making import extend_map
 from layer_generation.map_rendering import render_map
+from layer_generation.progress import Progress
 from layer_generation.settings import Places, workers
 
 _RELOAD = "reload the code location: Dagster still knows the partitions of the plan before"
@@ -97,6 +99,8 @@ def planned(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.
         report = extend_layer(site.folder)
         page = followed(write_debug_map(site.folder, site.folder / DEBUG_MAP), log, stop)
         regions = site.read_regions()
+        with Progress(site.folder) as progress:
+            blocks = list(progress.blocks())
     stale = regions.waits != site.regions.waits or regions.partitions != site.regions.partitions
     if stale:
         log(f"{site.plan_key.to_user_string()}: {_RELOAD}")
@@ -109,6 +113,7 @@ def planned(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.
             "blocks added now": report.added,
             "reload": _RELOAD if stale else "not needed",
             "partitions": table(("asset", "partitions "), _stages(site, regions)),
+            **plan_picture(regions, blocks, site.side),
             "waits": table(("asset", "region", "waits for"), _waits(site, regions)),
             "map of the blocks": dg.MetadataValue.path(page.path.absolute()),
             "seconds": round(time.monotonic() - started, 1),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ REGION_FACT = "region_quadrants"
 """What a layer's progress.db says of the side of its regions, if it has its own."""
 TERRAIN = dg.AssetKey("terrain_pmtiles")
 """The asset of the terrain, which is not of this package; `terrain_archive` is its file."""
+_MOST_NAMED = 3
 _BACKUP = re.compile(r"\.backup-\d+$")
 _log = logging.getLogger("fusi.layers")
 
@@ -72,6 +74,17 @@ class Site:
     def told(self, partition: Partition) -> str:
         """Return how a partition is called in messages."""
         return f"{self.stage_key(partition.stage).to_user_string()} {partition.region}"
+
+    def named(self, partitions: Iterable[Partition]) -> str:
+        """Return how some partitions are called in messages, the first of many."""
+        names = [self.told(one) for one in sorted(partitions)]
+        more = len(names) - _MOST_NAMED
+        return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    def backfill_command(self, region: str | None = None) -> str:
+        """Return the command that makes what is missing of the layer, or of a region and all it waits for."""
+        words = ["just", "layer-backfill", self.folder.name, *(["--region", region] if region else [])]
+        return f"`{shlex.join(words)}`"
 
     @property
     def plan_key(self) -> dg.AssetKey:

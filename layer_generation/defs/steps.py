@@ -20,6 +20,7 @@ from layer_generation.defs.regions import Partition, Regions, Stage
 from layer_generation.defs.reporting import Metadata, check_asked, failure, failures, table
 from layer_generation.defs.sites import POOL, Site
 from layer_generation.defs.stopping import NEVER, Stop
+from layer_generation.defs.waiting import waits_table
 from layer_generation.progress import Progress
 from layer_generation.worker import RunReport
 
@@ -118,6 +119,7 @@ def materialized(
             "seconds": round(time.monotonic() - started, 1),
             "endpoints": _by_endpoint(state),
             "waited for": _waited_for(site, regions, partition),
+            "which block waited for which": waits_table(regions, partition, state.blocks),
         },
     )
 
@@ -129,9 +131,9 @@ def _check_ready(site: Site, partition: Partition, outside: dict[int, Partition]
         return
     missing = Counter(outside[one] for one in waiting)
     known = Counter(outside.values())
-    names = ", ".join(site.told(one) for one in sorted(missing))
     raise failure(
-        f"{site.told(partition)}: waits for {len(waiting)} blocks of {names}; materialize these first",
+        f"{site.told(partition)}: waits for {len(waiting)} blocks of {site.named(missing)}; "
+        f"{site.backfill_command(partition.region)} makes these first",
         {
             "waits for": table(
                 ("asset", "region", "blocks missing ", "of "),

@@ -105,14 +105,14 @@ def drawn(server: Server, jobs: Jobs, request: EditRequest, stop: Stop, poll_s: 
 
 def _awaited(call: Call, jobs: Jobs, job: str, poll_s: float) -> EditResult | EndpointError:
     """Ask for a job until it ended. A question that fails is asked again, since the job may well go on."""
-    failures = unknown = 0
+    failures = unusable = unknown = 0
     wait_s = poll_s
     while True:
         call.sleep(wait_s)
         asked_s = 0.0
         try:
             found = jobs.poll(call, job)
-            failures = unknown = 0
+            failures = unusable = unknown = 0
         except JobLost as lost:
             found = None
             unknown += 1
@@ -121,7 +121,8 @@ def _awaited(call: Call, jobs: Jobs, job: str, poll_s: float) -> EditResult | En
         except EndpointRetryable as error:
             found = None
             failures += 1
-            if isinstance(error, AnswerUnusable) and failures >= _UNUSABLE:
+            unusable += isinstance(error, AnswerUnusable)
+            if unusable >= _UNUSABLE:
                 return error
             if failures >= _FAILURES:
                 raise

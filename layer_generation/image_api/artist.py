@@ -92,7 +92,7 @@ class Artist:
                 os.close(log)
         try:
             async with asyncio.timeout(self._config.start_s):
-                frame = await self._heard()
+                has = _abilities(await self._heard())
         except TimeoutError:
             await self._end()
             raise BackendFailed(f"the backend did not start within {self._config.start_s:g} s") from None
@@ -100,10 +100,15 @@ class Artist:
             await self._end()
             raise
         note("backend-started", pid=self._process.pid)
-        return _abilities(frame)
+        return has
 
-    async def _restart(self) -> None:
-        """Begin the process anew. Raises BackendFailed, which says nothing that a client need not know."""
+    async def ready(self) -> None:
+        """Begin the process anew where it has ended.
+
+        Raises BackendFailed, which says nothing that a client need not know.
+        """
+        if self._process is not None and self._process.returncode is None:
+            return
         try:
             await self.start()
         except BackendFailed as error:
@@ -111,14 +116,13 @@ class Artist:
             raise BackendFailed("the backend could not be started again", error.code) from error
 
     async def draw(self, job: Job, heard: Heard, stop: asyncio.Event) -> bytes:
-        """Return a picture as PNG; begin the process where it is not there.
+        """Return a picture as PNG, drawn by a process that is there (see `ready`).
 
         Raises Cancelled once `stop` is set and the process has stopped or was
         ended, BackendFailed where it says so or ended by itself. A task that is
         cancelled meanwhile leaves no process behind that still draws.
         """
-        if self._process is None or self._process.returncode is not None:
-            await self._restart()
+        await self.ready()
         self._jobs += 1
         number = self._jobs
         facts = {**job.facts, "job": number, "image_bytes": len(job.image)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from layer_generation.image_api.reference import LARGEST_PX
 
@@ -15,40 +15,34 @@ SEEDS = 1 << 32
 _EXACT = 1 << 53
 
 
-def _whole(value: Any) -> Any:
-    """Return a number such as 2.0 as the whole number that it is in JSON Schema."""
-    if type(value) is float and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-_PICTURE = {"contentEncoding": "base64", "contentMediaType": "image/png"}
+_PICTURE = {"format": "png", "contentEncoding": "base64", "contentMediaType": "image/png"}
 
 
 class GenerationRequest(BaseModel):
     """A request for one to five pictures of one prompt."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, field_title_generator=lambda name, _field: name
+    )
 
     prompt: Annotated[
         str, Field(min_length=1, max_length=10_000, pattern=r"[^ \t\r\n]", description="What to draw.")
     ]
     negativePrompt: Annotated[str, Field(max_length=10_000, description="What not to draw.")] = ""  # noqa: N815
     width: Annotated[
-        Whole,
+        int,
         Field(ge=16, le=LARGEST_PX, multiple_of=8, description="Pixels; with `image`, those of the picture."),
     ] = 512
     height: Annotated[
-        Whole,
+        int,
         Field(ge=16, le=LARGEST_PX, multiple_of=8, description="Pixels; with `image`, those of the picture."),
     ] = 512
-    steps: Annotated[Whole, Field(ge=1, le=150, description="Steps of diffusion.")] = 20
+    steps: Annotated[int, Field(ge=1, le=150, description="Steps of diffusion.")] = 20
     cfgScale: Annotated[  # noqa: N815
         float, Field(ge=0, le=30, description="How closely to follow the prompt.")
     ] = 7.5
     seed: Annotated[
-        Whole,
+        int,
         Field(
             ge=FRESH_SEED,
             le=SEEDS - 1,
@@ -58,7 +52,7 @@ class GenerationRequest(BaseModel):
     ] = FRESH_SEED
     sampler: Annotated[str, Field(description="How to sample; the first by default.")] = ""
     model: Annotated[str, Field(description="The model to draw with; the first by default.")] = ""
-    count: Annotated[Whole, Field(ge=1, le=5, description="Pictures to draw, one after another.")] = 1
+    count: Annotated[int, Field(ge=1, le=5, description="Pictures to draw, one after another.")] = 1
     image: Annotated[
         str,
         Field(
@@ -78,6 +72,13 @@ class GenerationRequest(BaseModel):
         float,
         Field(ge=0, le=1, description="How far the picture may get from `image`. Only with `image`."),
     ] = 0.75
+
+    @field_validator("width", "height", "steps", "seed", "count", mode="before")
+    @classmethod
+    def _as_whole(cls, value: Any) -> Any:
+        """Return a number such as 2.0 as the whole number that it is in JSON Schema."""
+        is_whole = type(value) is float and value.is_integer() and abs(value) < _EXACT
+        return int(value) if is_whole else value
 
     expected: ClassVar[dict[str, str]] = {
         "prompt": "a text of 1 to 10000 characters, not only blanks",

@@ -41,6 +41,8 @@ _GREY = 127
 """What a model that only in-paints is shown where there is no picture."""
 _LCM_STEPS = 50
 """Steps that an LCM was distilled from, unless more are asked for."""
+_WRONG = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError)
+"""What diffusers raises where a model is not as it expects; it has no errors of its own."""
 
 
 class DiffusersBackend:
@@ -265,6 +267,7 @@ def _loaded(model: DiffusionModel, dtype: Any) -> Any:
     """Return the pipeline of a model. Raises BackendFailed."""
     import diffusers
     import transformers
+    from safetensors import SafetensorError
 
     diffusers.utils.logging.set_verbosity_error()  # its warnings quote prompts
     diffusers.utils.logging.disable_progress_bar()
@@ -280,7 +283,7 @@ def _loaded(model: DiffusionModel, dtype: Any) -> Any:
         if variant := _variant(Path(place), half=dtype.itemsize == 2):
             options["variant"] = variant
         return diffusers.DiffusionPipeline.from_pretrained(place, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
+    except (SafetensorError, OSError, *_WRONG) as error:
         raise BackendFailed(
             f"the model {model.name} does not load ({type(error).__name__}); it has to be whole, with its "
             "weights as safetensors, since other formats can run code"
@@ -363,7 +366,7 @@ def _failures(device: str, when: str) -> Iterator[None]:
             "ask for a smaller picture, end what else uses it, or use a smaller model",
             "OUT_OF_MEMORY",
         ) from None
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except _WRONG as error:
         _free(torch, device)
         raise BackendFailed(f"diffusers failed {when} ({type(error).__name__})") from error
 

@@ -19,7 +19,8 @@ REQUEST_BODY: dict[str, Any] = {
 }
 _UNSTATED = ("sampler", "model", "image", "mask", "seed")
 """Fields whose default is what their description says."""
-_NEEDS_IMAGE = {"mask": ["image"], "strength": ["image"]}
+_WITH_IMAGE = ("image", "mask", "strength")
+_EXAMPLE = {"prompt": "a harbour in winter", "width": 512, "height": 512, "seed": 7}
 
 
 def refusals(*kinds: type[Refusal]) -> dict[int | str, dict[str, Any]]:
@@ -51,10 +52,10 @@ def described(app: FastAPI, has: Abilities, wants_token: bool) -> dict[str, Any]
     schemas = told["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["GenerationRequest"] = _request_schema(has)
+    schemas |= _request_schemas(has)
     for path in told["paths"].values():
         for method, operation in path.items():
-            operation["responses"].pop("422", None) if method != "post" else None
+            operation["responses"].pop("422", None)
             _complete(operation, method, wants_token and operation["operationId"] != "getHealth")
     if wants_token:
         told["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -64,16 +65,21 @@ def described(app: FastAPI, has: Abilities, wants_token: bool) -> dict[str, Any]
     return told
 
 
-def _request_schema(has: Abilities) -> dict[str, Any]:
+def _request_schemas(has: Abilities) -> dict[str, Any]:
+    """Return the schema of the body: of one kind where there is a picture to start from, else of another."""
     schema = GenerationRequest.model_json_schema(ref_template=_REFERENCE + "{model}")
     fields = schema["properties"]
     fields["model"]["enum"] = list(has.models)
     fields["sampler"]["enum"] = list(has.samplers)
     for name in _UNSTATED:
         fields[name].pop("default", None)
-    schema["dependentRequired"] = _NEEDS_IMAGE
-    schema["example"] = {"prompt": "a harbour in winter", "width": 512, "height": 512, "seed": 7}
-    return schema
+    told = {name: field for name, field in fields.items() if name not in _WITH_IMAGE}
+    text = {**schema, "title": "TextToImage", "properties": told, "example": _EXAMPLE}
+    text["description"] = "A request for one to five pictures of a prompt."
+    image = {**schema, "title": "ImageToImage", "required": ["prompt", "image"]}
+    image["description"] = "A request for one to five pictures that start from another one."
+    kinds = [{"$ref": f"{_REFERENCE}{name}"} for name in ("TextToImage", "ImageToImage")]
+    return {"GenerationRequest": {"oneOf": kinds}, "TextToImage": text, "ImageToImage": image}
 
 
 def _complete(operation: dict[str, Any], method: str, wants_token: bool) -> None:

@@ -19,8 +19,8 @@ Size: TypeAlias = tuple[int, int]
 
 LARGEST_PX = 2048
 _MAGIC = b"\x89PNG\r\n\x1a\n"
-_HEAD = struct.Struct(">8s4x4sII")
-"""Signature, length and name of the first chunk, width, height (PNG 3rd edition, 5.2 and 11.2.1)."""
+_HEAD = struct.Struct(">8s4x4sIIB")
+"""Signature, name of the first chunk, width, height, bits of a sample (PNG 3rd edition, 5.2 and 11.2.1)."""
 
 
 class ReferenceInvalid(Exception):
@@ -45,11 +45,13 @@ def size_of(png: bytes) -> Size:
     """
     if len(png) < _HEAD.size:
         raise ReferenceInvalid("must be a PNG, and ends before its size")
-    magic, chunk, width, height = _HEAD.unpack_from(png)
+    magic, chunk, width, height, bits = _HEAD.unpack_from(png)
     if magic != _MAGIC or chunk != b"IHDR":
         raise ReferenceInvalid("must be a PNG in base64")
     if not (0 < width <= LARGEST_PX and 0 < height <= LARGEST_PX):
         raise ReferenceInvalid(f"must be of 1 to {LARGEST_PX} px each way, not {width} x {height}")
+    if bits > 8:
+        raise ReferenceInvalid(f"must be a PNG of 8 bits a channel, not of {bits}")
     return width, height
 
 
@@ -64,7 +66,7 @@ def picture_of(png: bytes, what: str, size: Size) -> Pixels:
     try:
         return decoded(png, what, LARGEST_PX**2)
     except (ImageInvalid, Image.DecompressionBombWarning) as error:
-        raise ReferenceInvalid("must be a PNG of 8 bits a channel that decodes") from error
+        raise ReferenceInvalid("must be a PNG that decodes") from error
 
 
 def mask_of(png: bytes, what: str, size: Size) -> Mask:

@@ -111,7 +111,7 @@ class Misdirected(Refusal):
 class KeyReused(Refusal):
     """An Idempotency-Key comes with another body than before."""
 
-    status, code = 422, "IDEMPOTENCY_KEY_REUSED"
+    status, code = 409, "IDEMPOTENCY_KEY_REUSED"
     suggestion = "Use a new key for a new request"
 
 

@@ -31,7 +31,7 @@ class StudioConfig:
     cleanup_ms: int = 60_000
     """Between two times that what has expired is forgotten."""
     deadline_s: float = 600.0
-    """For a generation, from its start to its last picture."""
+    """For a generation, from the moment that the backend is there to its last picture."""
 
 
 class Studio:
@@ -137,6 +137,7 @@ class Studio:
         note("begun", id=generation.id, waited_ms=now_ms() - generation.created_ms)
         drawings: list[Drawing] = []
         try:
+            await self._artist.ready()
             async with asyncio.timeout(self.config.deadline_s):
                 for number in range(order.count):
                     drawings.append(await self._drawing(generation, order, number, stop))

@@ -25,7 +25,7 @@ import psutil
 from fusi_pipeline.errors import FusiError
 from layer_generation.renderer.browser import Drawing, open_page
 from layer_generation.renderer.page_server import PageServer
-from layer_generation.renderer.views import view_from
+from layer_generation.renderer.views import Window, view_from
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _answer(request: dict[str, Any], server: PageServer, drawing: Drawing, answe
     scenes = server.scenes
     try:
         view = view_from(request["view"])
-        scene, job = scenes.job(view, request["left"], request["top"])
+        scene, job = scenes.job(view, request["left"], request["top"], Window(*request["window"]))
     except FusiError as error:
         _tell(answers, {"error": type(error).__name__, "reason": str(error)})
         return

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from layer_generation.errors import RendererStopped, RenderTimeout
-from layer_generation.renderer.server import FILENAME, LONGEST_WAIT_S
-from layer_generation.renderer.service import Rendered, RendererStatus, restored
+from layer_generation.renderer.service import FILENAME, LONGEST_WAIT_S, Rendered, RendererStatus, restored
 from layer_generation.renderer.views import View, view_json
 
 _CONNECT_S = 2.0

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from layer_generation import settings
 from layer_generation.renderer.browser import browser_path
-from layer_generation.renderer.client import shared_renderer
-from layer_generation.renderer.service import Rendered, Renderer, RendererStatus
+from layer_generation.renderer.service import FILENAME, Rendered, Renderer, RendererStatus
 from layer_generation.renderer.views import View
 
 
@@ -35,7 +34,11 @@ def new_renderer() -> Renderer:
 @contextmanager
 def open_renderer(folder: Path) -> Iterator[Renders]:
     """Yield the renderer of a map's folder while the block runs. Raises RendererUnavailable."""
-    found = shared_renderer(folder)
+    found = None
+    if (folder / FILENAME).is_file():
+        from layer_generation.renderer.client import shared_renderer
+
+        found = shared_renderer(folder)
     if found is not None:
         with found:
             yield found

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fusi_pipeline.errors import FusiError
 from layer_generation.renderer.scene import Ground, Scene, signature_of
-from layer_generation.renderer.views import CELL_PX, View
+from layer_generation.renderer.views import CELL_PX, View, Window
 
 STATIC = Path(__file__).parent / "static"
 _FILES = {"": "text/html; charset=utf-8", "renderer.js": "text/javascript; charset=utf-8"}
@@ -37,7 +37,7 @@ class Scenes:
         self.failure: FusiError | None = None
         """What a tile failed with."""
 
-    def job(self, view: View, left_px: int, top_px: int) -> tuple[int, dict[str, object]]:
+    def job(self, view: View, left_px: int, top_px: int, window: Window) -> tuple[int, dict[str, object]]:
         """Return the number of a view's scene and what the page has to draw. Raises as `Scene.job`."""
         with self._lock:
             self.failure = None
@@ -48,7 +48,7 @@ class Scenes:
                 self._scenes = {number: Scene(ground, view.style)}
             number = self._numbers[key]
             scene = self._scenes.setdefault(number, Scene(ground, view.style))
-            return number, scene.job(view, left_px, top_px)
+            return number, scene.job(view, left_px, top_px, window)
 
     def tile(self, number: int, zoom: int, x: int, y: int) -> bytes | None:
         """Return a tile of a scene for the page; None where it failed, which `failure` then tells."""
@@ -125,7 +125,7 @@ def _handler(below: str, scenes: Scenes, keep: Callable[[int, bytes], None]) -> 
             """Take the pixels of a cell: cells/NUMBER."""
             words = self._words()
             length = int(self.headers.get("content-length", "0"))
-            if words[0] != "cells" or len(words) != 2 or length != _CELL_BYTES:
+            if words[0] != "cells" or len(words) != 2 or not 0 < length <= _CELL_BYTES:
                 self.close_connection = True
                 self._answer(400, b"expected the pixels of a cell", "text/plain")
                 return

@@ -27,34 +27,35 @@ class ProcessBroken(Exception):
 
 
 class DrawingProcess:
-    """A running process; for one thread, but `end`, which any may call.
+    """A running process, for one thread; `kill` is for any."""
 
-    Raises ProcessBroken where it does not start.
-    """
-
-    def __init__(self, browser: Path, environment: Mapping[str, str], start_timeout_s: float) -> None:
-        """Start the process and wait for its page."""
+    def __init__(self, browser: Path, environment: Mapping[str, str]) -> None:
+        """Start the process; `wait` for it. Raises ProcessBroken where the system refuses."""
+        self.version = ""
         self.scratch = new_scratch()
         self._buffer = b""
         self._lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "layer_generation.renderer.child", str(browser), str(self.scratch)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**environment, "TMPDIR": str(self.scratch)},
-            start_new_session=True,  # Ctrl-C is the owner's
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "layer_generation.renderer.child", str(browser), str(self.scratch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**environment, "TMPDIR": str(self.scratch)},
+                start_new_session=True,  # Ctrl-C is the owner's
+            )
+        except OSError as error:
+            end_all(self.scratch)
+            raise ProcessBroken(f"it does not start ({error})") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         threading.Thread(target=self._drain, args=(self._process.stderr,), daemon=True).start()
-        try:
-            self.version = str(self._answer(time.monotonic() + start_timeout_s)[0]["ready"])
-        except BaseException:
-            self.end()
-            raise
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until its page is ready. Raises ProcessBroken."""
+        self.version = str(self._answer(time.monotonic() + timeout_s)[0]["ready"])
 
     @property
     def pid(self) -> int:
@@ -70,10 +71,13 @@ class DrawingProcess:
             raise ProcessBroken(self._why("died")) from error
         return self._answer(time.monotonic() + timeout_s)
 
+    def kill(self) -> None:
+        """Kill the process, which wakes the thread that waits for its answer."""
+        self._process.kill()
+
     def end(self) -> None:
         """End the process, its browser and all that they started; return when they are gone."""
-        if self._process.poll() is None:
-            self._process.kill()
+        self._process.kill()
         end_all(self.scratch)
         self._process.wait()
         for pipe in (self._requests, self._answers):

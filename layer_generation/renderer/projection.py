@@ -1,7 +1,7 @@
-"""Which tiles of a terrain are seen in a cell of an isometric plane, and at which zoom. Pure.
+"""Which tiles of a terrain are seen in a window of an isometric plane, and at which zoom. Pure.
 
 A point of the ground at height h is drawn h cos(elevation) above its place at
-0 m. So a cell shows, besides the ground that lies in it, mountains from below
+0 m. So a window shows, besides the ground that lies in it, mountains from below
 it that are high enough to lean into it. Tiles are numbered in a row that goes on
 around the world.
 """
@@ -20,7 +20,7 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import MAX_ZOOM, TILE_SIZE_PX
 from layer_generation.camera import METRES_PER_DEGREE
 from layer_generation.errors import ViewInvalid
-from layer_generation.renderer.views import CELL_PX, IsometricPlane
+from layer_generation.renderer.views import CELL_PX, IsometricPlane, Window
 
 HIGHEST_M = 9000.0
 """No ground is higher."""
@@ -103,9 +103,9 @@ class Frame:
 
 
 def visible_tiles(
-    plane: IsometricPlane, detail: Detail, left_px: int, top_px: int, relief_of: Callable[[int, int], Relief]
+    plane: IsometricPlane, detail: Detail, window: Window, relief_of: Callable[[int, int], Relief]
 ) -> list[tuple[int, int]]:
-    """Return the (x, y) of the tiles that a cell shows, the nearest first.
+    """Return the (x, y) of the tiles that a window of the plane shows, the nearest first.
 
     `relief_of` tells of a base tile how high the tiles below it are. Raises
     ViewInvalid where they are more than MOST_TILES.
@@ -114,8 +114,8 @@ def visible_tiles(
     shift = detail.zoom - detail.base
     low, high = np.zeros(1), np.full(1, HIGHEST_M)
     found: list[npt.NDArray[np.int64]] = []
-    x, y = _candidates(frame, detail.base, left_px, top_px)
-    reaching = _touching(frame, detail.base, x, y, low, high, left_px, top_px)
+    x, y = _candidates(frame, detail.base, window)
+    reaching = _touching(frame, detail.base, x, y, low, high, window)
     for base_x, base_y in zip(x[reaching].tolist(), y[reaching].tolist(), strict=True):
         lows, highs, there = relief_of(base_x, base_y)
         if not there.any():
@@ -123,7 +123,7 @@ def visible_tiles(
         rows, cols = np.nonzero(there)
         tile_x, tile_y = (base_x << shift) + cols, (base_y << shift) + rows
         lowest, highest = lows[rows, cols], highs[rows, cols]
-        seen = _touching(frame, detail.zoom, tile_x, tile_y, lowest, highest, left_px, top_px)
+        seen = _touching(frame, detail.zoom, tile_x, tile_y, lowest, highest, window)
         found.append(np.stack([tile_x[seen], tile_y[seen]], axis=1))
     tiles = np.concatenate(found) if found else np.empty((0, 2), dtype=np.int64)
     if len(tiles) > MOST_TILES:
@@ -137,12 +137,12 @@ def visible_tiles(
 
 
 def _candidates(
-    frame: Frame, zoom: int, left_px: int, top_px: int
+    frame: Frame, zoom: int, window: Window
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return (x, y) of the tiles in the box around the ground that may be seen in a cell."""
+    """Return (x, y) of the tiles in the box around the ground that may be seen in a window."""
     lean = frame.up_height * HIGHEST_M
-    bottom, top = -(top_px + CELL_PX) - max(lean, 0.0), -top_px - min(lean, 0.0)
-    corners = [(right, up) for right in (left_px, left_px + CELL_PX) for up in (bottom, top)]
+    bottom, top = -(window.top + window.height) - max(lean, 0.0), -window.top - min(lean, 0.0)
+    corners = [(right, up) for right in (window.left, window.left + window.width) for up in (bottom, top)]
     inverse = np.linalg.inv([[frame.right_east, frame.right_north], [frame.up_east, frame.up_north]])
     east, north = inverse @ np.array(corners, dtype=np.float64).T
     per_degree = METRES_PER_DEGREE * math.cos(math.radians(frame.plane.seed_lat))
@@ -170,10 +170,9 @@ def _touching(
     y: npt.NDArray[np.int64],
     low: Floats,
     high: Floats,
-    left_px: int,
-    top_px: int,
+    window: Window,
 ) -> npt.NDArray[np.bool_]:
-    """Tell which tiles, as high as given, reach into a cell; meshes run from middle to middle of pixels."""
+    """Tell which tiles, as high as given, reach into a window; meshes run from middle to middle of pixels."""
     first = 0.5 / TILE_SIZE_PX
     easts = np.stack([frame.east(x + first, zoom), frame.east(x + 1 + first, zoom)])
     norths = np.stack([frame.north(y + first, zoom), frame.north(y + 1 + first, zoom)])
@@ -181,6 +180,6 @@ def _touching(
     ups = [frame.up_east * easts, frame.up_north * norths, frame.up_height * np.stack([low, high])]
     left, right = (sum(one.min(axis=0) for one in rights), sum(one.max(axis=0) for one in rights))
     bottom, top = (sum(one.min(axis=0) for one in ups), sum(one.max(axis=0) for one in ups))
-    across = (left <= left_px + CELL_PX + _SLACK_PX) & (right >= left_px - _SLACK_PX)
-    down = (bottom <= -top_px + _SLACK_PX) & (top >= -(top_px + CELL_PX) - _SLACK_PX)
+    across = (left <= window.left + window.width + _SLACK_PX) & (right >= window.left - _SLACK_PX)
+    down = (bottom <= -window.top + _SLACK_PX) & (top >= -(window.top + window.height) - _SLACK_PX)
     return np.asarray(across & down)

@@ -19,7 +19,7 @@ from layer_generation.camera import MercatorGrid
 from layer_generation.renderer.projection import Detail, Frame, Relief, detail_of, visible_tiles
 from layer_generation.renderer.relief import row_lengths_m
 from layer_generation.renderer.terrain import Terrain
-from layer_generation.renderer.views import CELL_PX, View
+from layer_generation.renderer.views import CELL_PX, View, Window
 
 MESH_STEP = 2
 """Pixels of a tile from a point of its mesh to the next."""
@@ -113,14 +113,15 @@ class Scene:
         red, green, blue = shade_within(nothing, np.ones(1, np.float32), self._style)[0, 0].tolist()
         return red, green, blue
 
-    def job(self, view: View, left_px: int, top_px: int) -> dict[str, object]:
-        """Return what the page has to draw for a cell of a view, without the addresses.
+    def job(self, view: View, left_px: int, top_px: int, window: Window) -> dict[str, object]:
+        """Return what the page has to draw for a window of a cell of a view, without the addresses.
 
         Raises ViewInvalid, TileCorrupt, ArchiveUnsuitable.
         """
         known: dict[str, object] = {
             "left": left_px,
             "top": top_px,
+            "window": window,
             "background": self.water,
             "hole": view.missing == "hole",
         }
@@ -136,6 +137,7 @@ class Scene:
         def relief_of(x: int, y: int) -> Relief:
             return self._ground.relief(detail, x, y)
 
+        wanted = window._replace(left=left_px + window.left, top=top_px + window.top)
         return {
             **known,
             "plane": {
@@ -150,7 +152,7 @@ class Scene:
             "near": round(frame.near(-(top_px + CELL_PX / 2))),
             "reach": frame.reach(),
             "samples": 2,
-            "tiles": visible_tiles(plane, detail, left_px, top_px, relief_of),
+            "tiles": visible_tiles(plane, detail, wanted, relief_of),
         }
 
     def tile(self, zoom: int, x: int, y: int) -> bytes:

@@ -29,11 +29,9 @@ from starlette.routing import Route
 from fusi_pipeline.errors import FusiError, UsageError
 from fusi_pipeline.tiles.files import replacing
 from layer_generation.errors import RendererBusy, RendererStopped, RenderTimeout, ViewInvalid
-from layer_generation.renderer.service import Renderer, Ticket
+from layer_generation.renderer.service import FILENAME, LONGEST_WAIT_S, Renderer, Ticket
 from layer_generation.renderer.views import view_from
 
-FILENAME = "renderer.json"
-LONGEST_WAIT_S = 3600.0
 _LONGEST_VIEW = 1 << 16
 _LOOK_S = 0.25
 _LAST_ANSWERS_S = 2

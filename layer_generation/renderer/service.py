@@ -39,9 +39,13 @@ from layer_generation import errors
 from layer_generation.errors import RendererBusy, RendererStopped, RenderFailed, RenderTimeout
 from layer_generation.pictures import png
 from layer_generation.renderer.process import DrawingProcess, ProcessBroken
-from layer_generation.renderer.views import CELL_PX, View, view_json
+from layer_generation.renderer.views import View, view_json
 
 State = Literal["stopped", "starting", "resting", "ready", "drawing"]
+FILENAME = "renderer.json"
+"""In the folder of a map: where a renderer is that other processes may use."""
+LONGEST_WAIT_S = 3600.0
+"""That another process may wait for a picture."""
 MOST_WAITING = 256
 CELL_TIMEOUT_S = 60.0
 """A cell takes well under a second; the first ones of an archive with slow reads a few."""
@@ -161,7 +165,7 @@ class Renderer:
             if ticket.set_running_or_notify_cancel():
                 ticket.set_exception(RendererStopped())
         if process is not None:
-            process.end()  # which wakes the thread, if it waits for an answer
+            process.kill()  # which wakes the thread, if it waits for an answer
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         with self._changed:
@@ -211,7 +215,7 @@ class Renderer:
                 cancelled=self._cancelled,
                 restarts=max(self._started - 1, 0),
                 pid=process.pid if process else None,
-                browser=process.version if process else None,
+                browser=(process.version or None) if process else None,
                 mean_wait_s=round(sum(waits) / len(waits), 3) if waits else None,
                 mean_drawn_s=round(sum(draws) / len(draws), 3) if draws else None,
                 last_failure=self._last_failure,
@@ -239,12 +243,13 @@ class Renderer:
         try:
             while not self._ending:
                 try:
-                    self._ready()
                     ticket = self._next()
-                    if ticket is None:
-                        self._alive()
-                    else:
+                    if ticket is not None:
                         self._serve(ticket)
+                    elif self._process is None:
+                        self._ready()
+                    else:
+                        self._asked({"ping": True}, _HEALTH_TIMEOUT_S)
                 except ProcessBroken as error:
                     self._broken(error)
         finally:
@@ -253,14 +258,17 @@ class Renderer:
                 self._state = "stopped"
 
     def _next(self) -> Ticket | None:
-        """Return the first of the queue once there is one; None after an interval without."""
+        """Return the first of the queue once there is one; None after an interval without.
+
+        Without a process there is no waiting: it is to be started.
+        """
         with self._changed:
-            self._state = "ready"
-            self._changed.wait_for(lambda: self._queue or self._ending, self._health_interval_s)
+            if self._process is not None:
+                self._state = "ready"
+                self._changed.wait_for(lambda: self._queue or self._ending, self._health_interval_s)
             while self._queue and not self._ending:
                 ticket = self._queue.popleft()
                 if ticket.set_running_or_notify_cancel():
-                    self._state = "drawing"
                     return ticket
         return None
 
@@ -272,9 +280,6 @@ class Renderer:
                 rendered = self._drawn(ticket, begun)
             except ProcessBroken as error:
                 self._broken(error)
-                self._ready()
-                with self._changed:
-                    self._state = "drawing"
                 rendered = self._drawn(ticket, begun)
         except ProcessBroken as error:
             self._answered(ticket, RendererStopped() if self._ending else RenderFailed(str(error)))
@@ -298,26 +303,26 @@ class Renderer:
 
     def _drawn(self, ticket: Ticket, begun: float) -> Rendered:
         """Return a picture put together from its cells. Raises ProcessBroken and what the process answers."""
+        self._ready()
+        with self._changed:
+            self._state = "drawing"
         view = ticket.view
         bands = 4 if view.missing == "hole" else 3
         pixels = np.empty((view.height_px, view.width_px, bands), dtype=np.uint8)
         stated, tiles = view_json(view), 0
-        for left, top in view.cells():
+        for left, top, window in view.cells():
             if ticket.given_up or self._ending:
                 raise RendererStopped
             self._numbers += 1
-            request = {"id": self._numbers, "view": stated, "left": left, "top": top}
+            request = {"id": self._numbers, "view": stated, "left": left, "top": top, "window": window}
             facts, data = self._asked(request, self._cell_timeout_s)
             if "error" in facts:
                 raise restored(facts["error"], facts["reason"])
             tiles += int(facts["tiles"])
-            cell = np.frombuffer(data, dtype=np.uint8).reshape(CELL_PX, CELL_PX, 4)
-            _lay(pixels, cell[..., :bands], left - view.left_px, top - view.top_px)
+            part = np.frombuffer(data, dtype=np.uint8).reshape(window.height, window.width, 4)
+            row, col = top + window.top - view.top_px, left + window.left - view.left_px
+            pixels[row : row + window.height, col : col + window.width] = part[..., :bands]
         return Rendered(pixels, begun - ticket.asked, time.monotonic() - begun, tiles)
-
-    def _alive(self) -> None:
-        if not self._ending:
-            self._asked({"ping": True}, _HEALTH_TIMEOUT_S)
 
     def _asked(self, request: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], bytes]:
         process = self._process
@@ -327,7 +332,7 @@ class Renderer:
 
     def _ready(self) -> None:
         """Start the process where there is none, after a pause if it failed before. Raises ProcessBroken."""
-        if self._process is not None or self._ending:
+        if self._process is not None:
             return
         if self._failures:
             rest_s = min(_FIRST_REST_S * 2 ** (self._failures - 1), _LONGEST_REST_S)
@@ -339,9 +344,13 @@ class Renderer:
         with self._changed:
             self._state = "starting"
             self._started += 1
-        process = DrawingProcess(self._browser, self._environment, START_TIMEOUT_S)
+        process = DrawingProcess(self._browser, self._environment)
         with self._changed:
             self._process = process
+            stopped = self._ending
+        if stopped:
+            raise ProcessBroken("it is stopped")
+        process.wait(START_TIMEOUT_S)
 
     def _broken(self, error: ProcessBroken) -> None:
         self._drop()
@@ -355,16 +364,6 @@ class Renderer:
             process, self._process = self._process, None
         if process is not None:
             process.end()
-
-
-def _lay(pixels: npt.NDArray[np.uint8], cell: npt.NDArray[np.uint8], left: int, top: int) -> None:
-    """Copy what of a cell lies in a picture, whose top left corner is at (0, 0)."""
-    rows, cols = pixels.shape[:2]
-    down, across = (
-        slice(max(top, 0), min(top + CELL_PX, rows)),
-        slice(max(left, 0), min(left + CELL_PX, cols)),
-    )
-    pixels[down, across] = cell[down.start - top : down.stop - top, across.start - left : across.stop - left]
 
 
 def restored(name: str, reason: str) -> FusiError:

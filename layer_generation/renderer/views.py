@@ -13,11 +13,21 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fusi_pipeline.tiles.hillshade import ReliefStyle
 from layer_generation.camera import QUADRANT_PX, Geometry, IsometricCamera, MercatorGrid
 from layer_generation.errors import GeometryInvalid, ViewInvalid
+
+
+class Window(NamedTuple):
+    """A rectangle of whole pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
 
 CELL_PX = QUADRANT_PX
 """Pictures are put together from squares of the plane of this size, whose corners are multiples of it."""
@@ -79,14 +89,20 @@ class View:
         if max(abs(self.left_px), abs(self.top_px)) > _FARTHEST_PX:
             raise ViewInvalid(f"a picture at {self.left_px},{self.top_px} px: lies beyond the Earth")
 
-    def cells(self) -> Iterator[tuple[int, int]]:
-        """Yield the left and top pixel of the cells that the picture is put together from, row by row."""
+    def cells(self) -> Iterator[tuple[int, int, Window]]:
+        """Yield the left and top pixel of the cells that the picture is put together from, row by row.
+
+        With each the part of it that is in the picture, counted from its corner.
+        """
         first_x, first_y = self.left_px // CELL_PX, self.top_px // CELL_PX
         last_x = (self.left_px + self.width_px - 1) // CELL_PX
         last_y = (self.top_px + self.height_px - 1) // CELL_PX
-        for y in range(first_y, last_y + 1):
-            for x in range(first_x, last_x + 1):
-                yield x * CELL_PX, y * CELL_PX
+        for top in range(first_y * CELL_PX, last_y * CELL_PX + 1, CELL_PX):
+            for left in range(first_x * CELL_PX, last_x * CELL_PX + 1, CELL_PX):
+                from_x, from_y = max(self.left_px - left, 0), max(self.top_px - top, 0)
+                to_x = min(self.left_px + self.width_px - left, CELL_PX)
+                to_y = min(self.top_px + self.height_px - top, CELL_PX)
+                yield left, top, Window(from_x, from_y, to_x - from_x, to_y - from_y)
 
 
 def quadrants_view(

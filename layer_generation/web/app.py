@@ -84,8 +84,9 @@ def _broken(_request: Request, _error: Exception) -> Response:
 
 def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
-    return problem(error.status_code, codes.get(error.status_code, "INVALID_REQUEST"), str(error.detail))
+    codes = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
+    code = codes.get(error.status_code, "INVALID_REQUEST")
+    return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
 
 def _invalid(_request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layer_generation.web.guard import problem
@@ -28,30 +29,17 @@ class Bounded:
         if stated.isdigit() and int(stated[:20]) > most:
             await _refusal(most)(scope, receive, send)
             return
-        got, begun = 0, False
+        got = 0
 
         async def counted() -> Message:
             nonlocal got
             message = await receive()
             got += len(message.get("body", b""))
             if got > most:
-                raise _TooLarge
+                raise HTTPException(413, f"a request of more than {most} bytes", {"Connection": "close"})
             return message
 
-        async def told(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, told)
-        except _TooLarge:
-            if not begun:
-                await _refusal(most)(scope, receive, send)
-
-
-class _TooLarge(Exception):
-    """A body has more bytes than allowed."""
+        await self._app(scope, counted, send)
 
 
 def _refusal(most: int) -> ASGIApp:

@@ -24,6 +24,7 @@ from layer_generation.endpoints.base import (
     Pixels,
     Stop,
 )
+from layer_generation.errors import ImageInvalid
 from layer_generation.layer_config import DEFAULT_PROMPT
 from layer_generation.pictures import decoded, png, resized
 from layer_generation.quadrants import Kind, QuadrantStore
@@ -165,7 +166,10 @@ class Drawing:
         data = self._store.image(kind, x, y)
         if data is None:
             return None
-        picture = decoded(data, f"{kind} {x},{y} of {self._store.path}")
+        try:
+            picture = decoded(data, f"{kind} {x},{y} of {self._store.path}")
+        except ImageInvalid as error:
+            raise EndpointPermanent(str(error)) from error
         if picture.shape[:2] != (QUADRANT_PX, QUADRANT_PX):
             picture = resized(picture, QUADRANT_PX, QUADRANT_PX)
         return picture

@@ -75,17 +75,17 @@ def _map(routes: APIRouter, desk: Desk) -> None:
     def following(
         flag: Literal["flagged", "starred", "is_water", "is_reference"] = "flagged",
         after: Corner | None = None,
-        direction: Literal[-1, 1] = 1,
+        direction: Literal["1", "-1"] = "1",
     ) -> Response:
         with desk.store() as store:
             found = [(one.y, one.x) for one in store.states() if flag in one.flags]
         if not found:
             return _plain({"quadrant": None})
-        found = found[::direction]
+        found = found[:: int(direction)]
         later = found
         if after:
             column, row = _corner(after)
-            later = [one for one in found if (one > (row, column) if direction == 1 else one < (row, column))]
+            later = [one for one in found if (one > (row, column) if direction == "1" else one < (row, column))]
         y, x = (later or found)[0]
         return _plain({"quadrant": [x, y]})
 

@@ -26,13 +26,13 @@ def serve(app: ASGIApp, desk: Desk, listener: socket.socket, started: Callable[[
     """
     desk.start()
     try:
-        _Server(app, desk, started).run(sockets=[listener])
+        Server(app, desk, started).run(sockets=[listener])
     finally:
         listener.close()
         desk.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn in this process; told to end, it first ends the streams of events."""
 
     def __init__(self, app: ASGIApp, desk: Desk, started: Callable[[], None]) -> None:

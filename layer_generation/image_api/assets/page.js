@@ -110,7 +110,8 @@ function show(known) {
   parts.badge.textContent = words[known.status] ?? known.status;
   parts.badge.dataset.status = known.status;
   const count = known.count > 1 ? `${known.count} × ` : "";
-  parts.facts.textContent = `${count}${known.width} × ${known.height} px · ${known.model} · ${new Date(known.createdAt).toLocaleTimeString()}`;
+  const taken = parts.takenMs === undefined ? "" : ` · ${(parts.takenMs / 1000).toFixed(1)} s`;
+  parts.facts.textContent = `${count}${known.width} × ${known.height} px · ${known.model} · ${new Date(known.createdAt).toLocaleTimeString()}${taken}`;
   const live = !terminal.has(known.status);
   parts.live.hidden = parts.track.hidden = !live;
   const progress = known.progress;
@@ -139,7 +140,7 @@ async function collect(known, parts) {
     results.set(known.id, urls);
     parts.shots.replaceChildren(...told.result.images.map((one, number) => shot(known, one, urls[number])));
     parts.shots.hidden = false;
-    parts.facts.textContent += ` · ${(told.result.timeTaken / 1000).toFixed(1)} s`;
+    parts.takenMs = told.result.timeTaken;
   } catch {
     results.delete(known.id);
   }
@@ -202,9 +203,8 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) wake
 
 // Asking for a picture
 
-function say(text, good = false) {
+function say(text) {
   find("said").textContent = text;
-  find("said").classList.toggle("good", good);
 }
 
 function fields() {
@@ -253,7 +253,7 @@ find("form").addEventListener("submit", async (event) => {
     });
     prompts.set(told.id, asked.prompt);
     remember("prompts", [...prompts].slice(-50));
-    say(told.position ? `Waiting at place ${told.position}.` : "", true);
+    say("");
   } catch (error) {
     say(error instanceof Refused ? error.message : "The server is not reached.");
   }

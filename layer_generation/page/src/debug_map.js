@@ -224,7 +224,7 @@
     layer.addTo(map);
     map.on("mousemove", (event) => onMove(...world(event.latlng)));
     map.on("click", (event) => onClick(...world(event.latlng)));
-    return { redraw: () => layer.redraw(), fit, kind: "leaflet",
+    return { redraw: () => layer.redraw(), fit, kind: "leaflet", middle: () => world(map.getCenter()),
       screen: (wx, wy) => { const p = map.latLngToContainerPoint(latlng(wx, wy)); return [p.x, p.y]; } };
   }
 
@@ -272,7 +272,9 @@
     window.addEventListener("resize", redraw);
     if (count) fit(extent);
     else redraw();
-    return { redraw, fit, kind: "plain", screen: (wx, wy) => [wx * view.scale + view.left, wy * view.scale + view.top] };
+    const middle = () => [
+      (container.clientWidth / 2 - view.left) / view.scale, (container.clientHeight / 2 - view.top) / view.scale];
+    return { redraw, fit, kind: "plain", middle, screen: (wx, wy) => [wx * view.scale + view.left, wy * view.scale + view.top] };
   }
 
   // Words beside the map; every text is set as text
@@ -284,6 +286,22 @@
     if (parent) parent.append(one);
     return one;
   };
+
+  // The failed blocks that a block waits for, directly or not, nearest first.
+  function causes(i) {
+    const seen = new Set([i]), found = [], next = [i];
+    while (next.length) {
+      for (const other of data.waits[next.shift()] || []) {
+        if (seen.has(other)) continue;
+        seen.add(other);
+        if (status(other) === "error") found.push(other);
+        else next.push(other);
+      }
+    }
+    return found;
+  }
+
+  const message = (i) => (data.text[i] >= 0 ? data.texts[data.text[i]] : "no message");
 
   function facts(i) {
     const [wx, wy] = place.world(data.x[i] + wide(i) / 2, data.y[i] + high(i) / 2);
@@ -303,6 +321,12 @@
     if (data.text[i] >= 0) rows.push([status(i) === "error" ? "error" : "last trouble", data.texts[data.text[i]]]);
     if (data.reason[i] >= 0) rows.push(["irregular", data.texts[data.reason[i]]]);
     if (listed.length) rows.push(["waits for", listed.join(", ")]);
+    if (status(i) !== "blocked") return rows;
+    const failed = causes(i);
+    for (const one of failed.slice(0, 3)) {
+      rows.push(["blocked by", `${data.id[one]} at ${data.x[one]},${data.y[one]}: ${message(one)}`]);
+    }
+    if (failed.length > 3) rows.push(["", `and ${failed.length - 3} more failed ones`]);
     return rows;
   }
 
@@ -368,15 +392,12 @@
     for (let i = 0; i < count && failed.length <= 200; i++) if (status(i) === "error") failed.push(i);
     element("failures").hidden = !failed.length;
     for (const i of failed.slice(0, 200)) {
-      const text = data.text[i] >= 0 ? data.texts[data.text[i]] : "no message";
-      const button = made("button", `${data.id[i]} at ${data.x[i]},${data.y[i]}: ${text}`, made("li", undefined, element("errors")));
+      const button = made("button", `${data.id[i]} at ${data.x[i]},${data.y[i]}: ${message(i)}`, made("li", undefined, element("errors")));
       button.addEventListener("click", () => {
-        chosen = i;
-        tell(i);
+        choose(i);
         const [left, top] = place.world(data.x[i] - 4, data.y[i] - 4);
         const [right, bottom] = place.world(data.x[i] + 6, data.y[i] + 6);
         view.fit([Math.min(left, right), Math.min(top, bottom), Math.max(left, right), Math.max(top, bottom)]);
-        view.redraw();
       });
     }
     if (failed.length > 200) made("li", "and more", element("errors"));
@@ -387,12 +408,34 @@
   element("empty").hidden = count > 0;
   statistics();
   legend();
+  function choose(i) {
+    chosen = i;
+    tell(i);
+    view.redraw();
+  }
+
+  // With the map in focus Enter chooses the block in its middle, arrows go on to the one beside, Escape ends it.
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  function onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const arrow = ARROWS[event.key];
+    if (event.key === "Enter" && chosen < 0) choose(blockAt(...view.middle()));
+    else if (event.key === "Escape" && chosen >= 0) choose(-1);
+    else if (arrow && chosen >= 0) {
+      const [x, y] = [data.x[chosen], data.y[chosen]];
+      const beside = [x + (arrow[0] > 0 ? wide(chosen) : arrow[0]), y + (arrow[1] > 0 ? high(chosen) : arrow[1])];
+      const found = beside[0] < minX || beside[0] > maxX ? undefined : owner.get(key(...beside));
+      if (found !== undefined) choose(found);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+  element("map").addEventListener("keydown", onKey, true);
+
   const onMove = (wx, wy) => { if (chosen < 0) tell(blockAt(wx, wy)); };
   const onClick = (wx, wy) => {
     const found = blockAt(wx, wy);
-    chosen = found === chosen ? -1 : found;
-    tell(chosen);
-    view.redraw();
+    choose(found === chosen ? -1 : found);
   };
   const view = (window.L ? leafletView : plainView)(element("map"), onMove, onClick);
   failures(view);

@@ -1,6 +1,6 @@
 // Draws cells of 512 px of a picture's plane on request: `renderer.draw(job)`, one at a time.
 //
-// A job says what is seen, which tiles lie in it and where the pixels go. The promise is kept once every tile was
+// A job says what is seen, which part of the cell is wanted, which tiles lie in it and where the pixels go. The promise is kept once every tile was
 // fetched and drawn and the pixels were taken; it is broken where anything failed, or the graphics context was lost.
 import * as THREE from "three";
 import { Plane } from "./geometry.js";
@@ -37,7 +37,6 @@ class Drawing {
   #targets = new Map();
   #picture = target(CELL_PX, false);
   #gathering;
-  #pixels = new Uint8Array(CELL_PX * CELL_PX * 4);
 
   constructor() {
     const canvas = document.createElement("canvas");
@@ -63,40 +62,51 @@ class Drawing {
     this.#gathering.frustumCulled = false;
   }
 
-  /** Draws a cell and posts its pixels, RGBA row by row from the top. */
+  /** Draws the window of a cell that is wanted and posts its pixels, RGBA row by row from the top. */
   async draw(job) {
     this.#check();
     const plane = job.plane === null ? null : new Plane(job.plane);
     const drawn = this.#target(job.samples);
     const half = CELL_PX / 2;
     const middle = { right: job.left + half, up: -(job.top + half), near: job.near };
+    const window = { left: job.window[0], top: job.window[1], width: job.window[2], height: job.window[3] };
+    const seen = {
+      left: window.left - half,
+      right: window.left + window.width - half,
+      bottom: half - window.top - window.height,
+      top: half - window.top,
+    };
     this.webgl.info.reset();
     this.#setDepth(job.reach);
+    limit(drawn, window.left, CELL_PX - window.top - window.height, window, job.samples);
     this.webgl.setRenderTarget(drawn);
     const [red, green, blue] = job.background;
     this.webgl.setClearColor(new THREE.Color(red / 255, green / 255, blue / 255), job.hole ? 0 : 1);
     this.webgl.clear();
     for await (const tile of this.#tiles.of(job, plane)) {
-      tile.place(middle, half);
+      tile.place(middle, seen);
       this.#stage.add(tile.group);
       this.webgl.setRenderTarget(drawn);
       this.webgl.render(this.#stage, this.#camera);
       this.#stage.remove(tile.group);
     }
-    this.#gather(drawn, job.samples);
+    const pixels = this.#gather(drawn, window, job.samples);
     this.#check();
-    const sent = await fetch(job.answer, { method: "POST", body: this.#pixels });
+    const sent = await fetch(job.answer, { method: "POST", body: pixels });
     if (!sent.ok) throw new Error(`the pixels were not taken: ${await sent.text()}`);
     return { triangles: this.webgl.info.render.triangles, tiles: job.tiles.length, kept: this.#tiles.count };
   }
 
-  #gather(drawn, samples) {
+  #gather(drawn, { left, top, width, height }, samples) {
+    const pixels = new Uint8Array(width * height * 4);
     const { uniforms } = this.#gathering.material;
     uniforms.drawn.value = drawn.texture;
     uniforms.samples.value = samples;
+    limit(this.#picture, left, top, { width, height }, 1);
     this.webgl.setRenderTarget(this.#picture);
     this.webgl.render(this.#gathering, this.#camera);
-    this.webgl.readRenderTargetPixels(this.#picture, 0, 0, CELL_PX, CELL_PX, this.#pixels);
+    this.webgl.readRenderTargetPixels(this.#picture, left, top, width, height, pixels);
+    return pixels;
   }
 
   #setDepth(reach) {
@@ -119,6 +129,11 @@ class Drawing {
 function target(side, depthBuffer) {
   const filters = { minFilter: THREE.NearestFilter, magFilter: THREE.NearestFilter };
   return new THREE.WebGLRenderTarget(side, side, { ...filters, depthBuffer });
+}
+
+function limit(drawn, left, bottom, { width, height }, samples) {
+  drawn.scissor.set(left * samples, bottom * samples, width * samples, height * samples);
+  drawn.scissorTest = true;
 }
 
 window.renderer = new Drawing();

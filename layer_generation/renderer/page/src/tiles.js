@@ -119,13 +119,16 @@ function reliefTile({ positions, origin, boxes }, { index, starts, shared }, pla
   }
   return {
     group,
-    /** Moves the tile into a cell whose middle is given, in pixels; hides the chunks that do not reach into it. */
-    place(middle, half) {
+    /** Moves the tile into a cell whose middle is given, in pixels; hides the chunks that are not in what is seen. */
+    place(middle, seen) {
       const [right, up] = [origin.right - middle.right, origin.up - middle.up];
       group.position.set(right, up, origin.near - middle.near);
       for (const { mesh, box } of parts) {
         mesh.visible =
-          box.left + right <= half && box.right + right >= -half && box.bottom + up <= half && box.top + up >= -half;
+          box.left + right <= seen.right &&
+          box.right + right >= seen.left &&
+          box.bottom + up <= seen.top &&
+          box.top + up >= seen.bottom;
       }
     },
     dispose() {
