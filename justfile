@@ -16,6 +16,8 @@ setup:
     uv pip install -q --python {{python}} --no-deps -e .
     @command -v npm >/dev/null && node fusi_pipeline/viewer/page/build.mjs || echo "viewer: not built, because npm is missing or failed; fusi serve works without its map"
     @command -v npm >/dev/null && node layer_generation/page/build.mjs || echo "layer page: not built, because npm is missing or failed; fusi layer debug-map draws its map without Leaflet"
+    @command -v npm >/dev/null && node layer_generation/renderer/page/build.mjs || echo "renderer page: not built, because npm is missing or failed; isometric maps cannot be drawn"
+    @command -v npm >/dev/null && node layer_generation/web/page/build.mjs || echo "app page: not built, because npm is missing or failed; fusi app answers programs but shows no page"
 
 # Bundle the page of fusi serve with its libraries
 viewer:
@@ -24,6 +26,14 @@ viewer:
 # Put Leaflet beside the page of fusi layer debug-map
 layer-page:
     @node layer_generation/page/build.mjs
+
+# Bundle the page that draws isometric maps with its libraries
+renderer-page:
+    @node layer_generation/renderer/page/build.mjs
+
+# Bundle the page of fusi app
+app-page:
+    @node layer_generation/web/page/build.mjs
 
 # Make output/demo.pmtiles from a real elevation model
 demo: setup
@@ -39,10 +49,15 @@ materialize: setup
     {{python}} examples/demo.py --sources-only
     {{python}} -m fusi_pipeline.defs.launch materialize
 
-# Make output/layers/demo.pmtiles through Dagster, without the UI: terrain, map, plan, regions, archive
+# Make output/layers/demo.pmtiles in one Dagster run, without the UI: terrain, map, plan, regions, archive
 layer-demo: setup
     {{python}} -m fusi_pipeline.defs.launch prepare
     {{python}} examples/layer_demo.py
+
+# Make a layer in one Dagster run: LAYER [--zoom Z] [--region N] [--source NAME]... [--archive FILE]
+layer-from-rasters *ARGS: setup
+    {{python}} -m fusi_pipeline.defs.launch prepare
+    {{python}} -m layer_generation.launch from-rasters {{ARGS}}
 
 # Bring layers from their maps to their archives in this shell, region by region in order
 layer-materialize *ARGS: setup
@@ -61,10 +76,11 @@ test: setup
     .venv/bin/lint-imports
     {{python}} -m pytest
 
-# Measure the build against the cost of encoding its tiles, and a run after a change against a clean one
+# Measure the build against the cost of encoding, a run after a change against a clean one, layers against the ideal
 bench: setup
     {{python}} benchmarks/encode_floor.py
     {{python}} benchmarks/incremental.py
+    {{python}} benchmarks/layer_throughput.py --real
 
 # Write the pinned versions again, after a change of dependencies
 lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -212,14 +213,17 @@ class Desk:
     def _finish(self, block: BlockRow, result: Kept, received: Received, *, adopted: bool) -> None:
         folder = self._answers.prepare(block.id, result.quadrants)
         endpoint = str(received.facts["endpoint"])
-        done = self.progress.finish(
-            block.id,
-            self.worker,
-            model_name=endpoint,
-            provenance=json.dumps({**received.facts, "drift": round(result.drift, 3)}, sort_keys=True),
-            publish=lambda: self._answers.publish(folder, block.quadrants),
-        )
-        self._answers.forget(block.id, folder)
+        try:
+            done = self.progress.finish(
+                block.id,
+                self.worker,
+                model_name=endpoint,
+                provenance=json.dumps({**received.facts, "drift": round(result.drift, 3)}, sort_keys=True),
+                publish=lambda: self._answers.publish(folder, block.quadrants),
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._answers.forget(block.id)
         if done:
             self.shared.tally.finished(endpoint, adopted)
 

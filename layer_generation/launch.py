@@ -61,7 +61,10 @@ def backfill(names: tuple[str, ...], regions: tuple[str, ...], from_sources: boo
         those = []
         for site in _sites(names):
             if running := under_way(instance, site):
-                raise UsageError(f"layer {site.folder.name}: backfill {running} has not ended; wait for it")
+                raise UsageError(
+                    f"layer {site.folder.name}: backfill {running} has not ended; wait for it, or "
+                    "start `just dev` anew, which ends what has no process any more"
+                )
             those.append(wanted(instance, site, regions))
         asked = request(instance, instances.graph(definitions.defs), those, from_sources=from_sources)
     if asked is None:

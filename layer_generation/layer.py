@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fusi_pipeline.errors import UsageError
 from fusi_pipeline.tiles.files import sync, writable_folder
 from layer_generation import layer_config, plan
-from layer_generation.errors import LayerExists, MapMissing
+from layer_generation.errors import LayerExists
 from layer_generation.layer_config import EndpointConfig, LayerConfig, read_layer, write_layer
 from layer_generation.progress import FILENAME as PROGRESS
 from layer_generation.progress import BlockRow, NewBlock, Progress
@@ -82,6 +82,8 @@ def init_layer(
     `force` puts a layer that is there aside under another name. Raises
     LayerExists, MapMissing, UsageError where the map has nothing to draw from.
     """
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"--name {name!r}: expected a text of one line")
     if _is_layer(layer_dir) and not force:
         raise LayerExists(layer_dir)
     if layer_dir.exists() and not _is_layer(layer_dir) and any(layer_dir.iterdir()):
@@ -199,10 +201,10 @@ def _source_quadrants(folder: Path, config: LayerConfig) -> npt.NDArray[np.int64
         found = store.coordinates(kind)
     if not len(found):
         other = "renders" if kind == "generation" else "generations"
-        raise MapMissing(
-            folder, f"has no quadrant with a {kind}: fill them in, or use --source-layer {other};"
-            " see `fusi layer map render` and `import-images`"
-        )  # fmt: skip
+        raise UsageError(
+            f"{folder}: has no quadrant with a {kind}; fill them in with `fusi layer map render` or"
+            f" `import-images`, or use --source-layer {other}"
+        )
     if config.bounds is not None:
         left, top, right, bottom = config.bounds
         inside = (found >= (left, top)).all(axis=1) & (found <= (right, bottom)).all(axis=1)

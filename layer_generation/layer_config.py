@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class LayerConfig:
     model_endpoints: tuple[EndpointConfig, ...] = ()
     generation_params: Mapping[str, Any] = field(default_factory=dict)
     """`prompt`, `negative_prompt`, `steps` (or `num_inference_steps`), `guidance`, `strength`, `seed`,
-    `match_colors`, `max_attempts` and what protocols know beyond."""
+    `match_colors`, `max_drift`, `max_attempts` and what protocols know beyond."""
     bounds: tuple[int, int, int, int] | None = None
     """(min_x, min_y, max_x, max_y) of quadrants, inclusive; None for the whole map."""
 
@@ -145,6 +145,7 @@ def layer_from(document: object, path: Path | str) -> LayerConfig:
     if not isinstance(params, Mapping):
         raise LayerConfigInvalid(path, "generation_params: expected an object")
     _refuse_secrets(params, path, "generation_params")
+    _check_params(params, path)
     return LayerConfig(
         name=document["name"],
         generation_dir=document["generation_dir"],
@@ -153,6 +154,23 @@ def layer_from(document: object, path: Path | str) -> LayerConfig:
         generation_params=dict(params),
         bounds=_bounds(document.get("bounds"), path),
     )
+
+
+def _check_params(params: Mapping[str, Any], path: Path | str) -> None:
+    """Look that what is known of `generation_params` is of its kind; null is as if it were not there."""
+    checks: Mapping[str, tuple[Callable[[object], bool], str]] = {
+        **dict.fromkeys(("prompt", "negative_prompt"), (_is_text, "a text")),
+        **dict.fromkeys(
+            ("steps", "num_inference_steps", "max_attempts"), (_is_count, "a whole number from 1")
+        ),
+        **dict.fromkeys(("guidance", "strength", "max_drift"), (_is_at_least_0, "a number from 0")),
+        "seed": (_is_whole_number, "a whole number"),
+        "match_colors": (_is_flag, "true or false"),
+    }
+    for key, (is_good, kind) in checks.items():
+        value = params.get(key)
+        if value is not None and not is_good(value):
+            raise LayerConfigInvalid(path, f"generation_params: {key} = {value!r}: expected {kind}")
 
 
 def endpoints_from(document: object, path: Path | str) -> tuple[EndpointConfig, ...]:
@@ -232,6 +250,26 @@ def _bounds(stated: object, path: Path | str) -> tuple[int, int, int, int] | Non
 
 def _is_whole(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return _is_whole(value, 1, 10**6)
+
+
+def _is_whole_number(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_at_least_0(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
 def _is_positive(value: object) -> bool:

@@ -126,10 +126,19 @@ def _covered(
     return found
 
 
-def make_isometric_map(folder: Path, camera: IsometricCamera, quadrants: Box | None = None) -> MapReport:
-    """Make a map seen through an isometric camera, with the quadrants of a rectangle or none yet."""
+def make_isometric_map(
+    folder: Path, camera: IsometricCamera, quadrants: Box | None = None, archive: Path | None = None
+) -> MapReport:
+    """Make a map seen through an isometric camera, with the quadrants of a rectangle or none yet.
+
+    It remembers a terrain archive where one is named. Raises MapExists, ArchiveMissing.
+    """
     found = np.empty((0, 2), dtype=np.int64) if quadrants is None else _all_of(_checked(quadrants))
-    with new_store(folder, camera) as store:
+    facts: dict[str, object] = {}
+    if archive is not None:
+        with Terrain(archive, 0) as terrain:
+            facts["terrain"] = terrain_facts(terrain, folder)
+    with new_store(folder, camera, facts) as store:
         report = _added(store, found)
     return replace(report, map=folder)
 

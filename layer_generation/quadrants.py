@@ -118,6 +118,9 @@ def changes_and_makers(db: Database) -> None:
     db.execute("CREATE INDEX noted ON quadrants (quadrant_x, quadrant_y) WHERE notes <> ''")
 
 
+_KNOWN_MIGRATIONS = frozenset(one.name for one in _migrations.pending(Database(memory=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class QuadrantState:
     """What a map has of a quadrant, and how new that is."""
@@ -171,10 +174,16 @@ class QuadrantStore:
         with self._readable():
             self._db = _connected(self.path)
             known = self._db["quadrants"].exists()
-            ours = known and any(m.name == "quadrants_and_metadata" for m in _migrations.applied(self._db))
-            if ours:
+            applied = {one.name for one in _migrations.applied(self._db)} if known else set()
+            later = applied - _KNOWN_MIGRATIONS
+            self.is_ours = "quadrants_and_metadata" in applied
+            if self.is_ours and not later:
                 _migrated(self._db)
-            self.is_ours = ours
+        if later:
+            self._db.close()
+            raise MapUnreadable(
+                self.path, f"was written by a newer fusi ({', '.join(sorted(later))}); use that"
+            )
         if not known:
             self._db.close()
             raise MapUnreadable(self.path, "has no table of quadrants")

@@ -108,15 +108,13 @@ class Answers:
         except OSError as error:
             raise_for(error, self.generations)
 
-    def forget(self, block: int, folder: Path | None = None) -> None:
-        """Remove the answers for a block, and a folder of its pictures."""
+    def forget(self, block: int) -> None:
+        """Remove the answers for a block."""
         for path in self.folder.glob(f"{block}-*{_ENDING}"):
             path.unlink(missing_ok=True)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self, complete: Collection[int], *, whole: bool) -> None:
-        """Remove what interrupted runs left: answers of complete blocks, pieces of processes that are no more.
+        """Remove what interrupted runs left: answers of complete blocks, pieces of processes that ended.
 
         `whole` tells that all blocks are complete, so that no one needs the folder.
         """

@@ -24,7 +24,7 @@ class Actor:
         self._pace_s = pace_s
 
     def draw(self, picture: Picture, report: Report) -> Pixels:
-        print("printed by the backend")
+        sys.stdout.write("printed by the backend\n")
         word = picture.prompt.split()[0]
         report("loading", 1, 1)
         if word == "odd" and picture.seed % 2:
@@ -91,5 +91,5 @@ def once(options: Mapping[str, object]) -> Actor:
     flag = str(options["flag"])
     if os.path.exists(flag):  # noqa: PTH110
         raise BackendFailed(f"{flag} is there")
-    open(flag, "w").close()  # noqa: PTH123, SIM115
+    open(flag, "w").close()  # noqa: PTH123
     return Actor()

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -25,6 +27,8 @@ from layer_generation.image_api.registry import Limits
 from layer_generation.image_api.server import Server, listen, url_of
 from layer_generation.image_api.studio import Studio, StudioConfig, opened
 
+PATH = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+"""Where a backend's process finds the backends of the tests."""
 ROUTE = "/v1/images/generations"
 TERMINAL = ("complete", "error", "cancelled")
 SMALL = {"width": 16, "height": 16, "steps": 2}
@@ -110,6 +114,14 @@ def service(
             ready.set()
 
     thread = threading.Thread(target=body)
+    with mock.patch.dict("os.environ", PATH):
+        yield from _while_it_runs(thread, ready, held, url, access)
+    listener.close()
+
+
+def _while_it_runs(
+    thread: threading.Thread, ready: threading.Event, held: Mapping[str, Any], url: str, access: Access | None
+) -> Iterator[Service]:
     thread.start()
     assert ready.wait(60)
     try:
@@ -122,7 +134,6 @@ def service(
         if "server" in held:
             held["server"].should_exit = True
         thread.join(60)
-        listener.close()
     assert not thread.is_alive()
 
 

@@ -30,6 +30,7 @@ from fusi_pipeline.settings import settings_from
 from fusi_pipeline.source_folder import RESAMPLINGS, SourceConfig
 from fusi_pipeline.verify import VerifyReport
 from layer_generation.cli import layer
+from layer_generation.commands.servers import image_api
 from layer_generation.debug_map import DebugMapReport
 from layer_generation.export import ExportReport
 from layer_generation.importing import ImportReport
@@ -60,7 +61,7 @@ def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Co
             yield f"{before}{name}", command
 
 
-COMMANDS = dict(leaves(cli.cli)) | dict(leaves(layer, "layer "))
+COMMANDS = dict(leaves(cli.cli)) | dict(leaves(layer, "layer ")) | {"image-api": image_api}
 REPORTS = {
     "scan": ScanReport,
     "plan": Estimate,
@@ -355,7 +356,10 @@ def test_every_variable_named_anywhere_is_documented() -> None:
 def test_documented_variables_exist() -> None:
     asked = Asked()
     settings_from(asked)
-    others = "".join(path.read_text() for path in tracked() if path.name in ("justfile", "conftest.py"))
+    layers = REPOSITORY / "layer_generation" / "settings.py"
+    others = "".join(
+        path.read_text() for path in tracked() if path.name in ("justfile", "conftest.py") or path == layers
+    )
     told = {
         name for document in DOCUMENTS for name in re.findall(r"\bFUSI_[A-Z_]+[A-Z]\b", text_of(document))
     }

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -545,6 +546,57 @@ def test_stop_cancels_the_job(server: ImageServer, protocol: str) -> None:
         endpoint.edit(asked(), stop)
     endpoint.close()
     assert len(server.cancelled) == 1
+
+
+@pytest.mark.parametrize("protocol", ["sdcpp", "fusi"])
+def test_a_job_that_is_unknown_for_a_moment_is_not_lost(server: ImageServer, protocol: str) -> None:
+    """States that go backwards: under way, unknown, under way, unknown again, done."""
+    server.polls = 4
+    server.poll_faults.extend([slow(0), status(404), slow(0), status(404)])
+    request = asked()
+    assert np.array_equal(edited(server.config(protocol), request).image, expected(request))
+    assert len(server.drawings) == 1
+
+
+@pytest.mark.parametrize("protocol", JOBS)
+def test_a_stop_while_a_job_is_submitted_cancels_it(server: ImageServer, protocol: str) -> None:
+    """The id comes after the wish to stop; without it nobody could tell the server."""
+    server.polls = 10_000
+    server.takes_s = lambda: 0.6
+    endpoint = open_endpoint(server.config(protocol), {})
+    stop = threading.Event()
+    threading.Thread(target=lambda: (_until(lambda: bool(server.calls)), stop.set())).start()
+    with pytest.raises(EndpointCancelled):
+        endpoint.edit(asked(), stop)
+    endpoint.close()
+    assert len(server.cancelled) == 1
+
+
+def _until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("why", ["stop", "time"])
+@pytest.mark.parametrize("draws", ["this", "another"])
+def test_a1111_is_interrupted_where_it_draws_the_picture_that_is_left(
+    server: ImageServer, why: str, draws: str
+) -> None:
+    server.takes_s = lambda: 30.0
+    endpoint = open_endpoint(server.config("a1111", timeout_s=1.0 if why == "time" else 3600.0), {})
+    stop = threading.Event()
+
+    def left() -> None:
+        _until(lambda: bool(server.calls))
+        server.task = server.task if draws == "this" else "someone else's"
+        if why == "stop":
+            stop.set()
+
+    threading.Thread(target=left).start()
+    with pytest.raises(EndpointCancelled if why == "stop" else EndpointRetryable):
+        endpoint.edit(asked(), stop)
+    endpoint.close()
+    assert len(server.cancelled) == (draws == "this")
 
 
 # Answers of any kind

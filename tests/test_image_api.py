@@ -218,7 +218,9 @@ def test_progress_of_a_batch_says_which_picture_and_never_falls(roomy: Service) 
     assert all(one["percentage"] < 100 for one in seen)
     assert [one["percentage"] for one in seen] == sorted(one["percentage"] for one in seen)
     for one in seen:
-        assert 100 / 3 * (one["currentImage"] - 1) - 0.01 <= one["percentage"] <= 100 / 3 * one["currentImage"]
+        assert (
+            100 / 3 * (one["currentImage"] - 1) - 0.01 <= one["percentage"] <= 100 / 3 * one["currentImage"]
+        )
 
 
 def test_a_failure_in_a_batch_names_the_picture(roomy: Service) -> None:
@@ -447,7 +449,8 @@ def test_every_refusal_has_the_shape_of_errors(
     "body",
     [b"", b"{", b"[]", b"null", b'"x"', b'{"prompt": NaN}', b'{"prompt": "x", "seed": Infinity}',
      b'{"prompt": "x", "prompt": "y"}', b"\xff\xfe{}", b'{"a":' * 100_000, b'{"prompt": "x", "seed": 1e999}',
-     b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", b'{"prompt": "\\ud800"}', b'\xef\xbb\xbf{"prompt": "x"}'],
+     b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", b'{"prompt": "\\ud800"}',
+     b'\xef\xbb\xbf{"prompt": "x"}'],
 )  # fmt: skip
 def test_what_is_no_request_is_refused(lone: Service, body: bytes) -> None:
     answer = lone.client.post(ROUTE, content=body, headers={"Content-Type": "application/json"})

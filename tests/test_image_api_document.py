@@ -92,7 +92,9 @@ def test_every_error_of_a_route_is_described(roomy: Service) -> None:
     post = told["paths"]["/v1/images/generations"]["post"]["responses"]
     assert set(post) == {"201", "400", "403", "408", "409", "413", "415", "421", "500", "503"}
     assert "Retry-After" in post["503"]["headers"]
-    described = {status for path in told["paths"].values() for one in path.values() for status in one["responses"]}
+    described = {
+        status for path in told["paths"].values() for one in path.values() for status in one["responses"]
+    }
     assert {str(kind.status) for kind in ALL} - described == {"401", "405"}
 
 

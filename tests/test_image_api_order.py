@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_unknown_fields_are_refused_by_name(fields: dict[str, int]) -> None:
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t ", "x" * 10_001])
 def test_a_prompt_has_something_in_it(prompt: str) -> None:
     assert "prompt" in refusal(prompt=prompt)
-    with pytest.raises(RequestInvalid, match="^Missing required field: prompt$"):
+    with pytest.raises(RequestInvalid, match=r"^Missing required field: prompt$"):
         ordered({}, HAS)
 
 
@@ -118,8 +119,8 @@ def test_fresh_seeds_differ(count: int) -> None:
 # JSON
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12,
 )  # fmt: skip
 
@@ -131,23 +132,16 @@ def test_what_json_writes_is_read(document: dict[str, Any]) -> None:
 
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,0123456789eE.-+ntfaul\\ ').map(str.encode))
 def test_whatever_arrives_is_an_object_or_refused(body: bytes) -> None:
-    try:
-        document = parsed(body)
-    except RequestInvalid as error:
-        assert str(error)
-    else:
-        assert document == json.loads(body)
+    with suppress(RequestInvalid):
+        assert parsed(body) == json.loads(body)
 
 
 @given(VALUES | st.dictionaries(st.sampled_from(sorted(GenerationRequest.expected)), VALUES))
 def test_whatever_is_asked_is_understood_or_refused(document: Any) -> None:
     if not isinstance(document, dict):
         document = {"prompt": document}
-    try:
+    with suppress(RequestInvalid):
         order = ordered(document, HAS)
-    except RequestInvalid as error:
-        assert len(str(error)) < 2000
-    else:
         assert order.count == len(order.seeds)
 
 

@@ -250,10 +250,12 @@ def test_a_change_of_style_that_is_cut_short_leaves_one_style(archive: Path, tmp
     assert (second.rendered, second.kept, second.style.exaggeration) == (first.rendered, 0, 9.0)
 
 
-def test_an_isometric_map_is_not_drawn(tmp_path: Path) -> None:
+def test_an_isometric_map_is_not_drawn_by_numpy(tmp_path: Path) -> None:
     camera = IsometricCamera(seed_lat=40.0, seed_lon=-74.0)
     assert make_isometric_map(tmp_path, camera, (-1, -1, 2, 0)).quadrants == 8
-    with pytest.raises(GeometryInvalid, match="import-images"):
+    with pytest.raises(GeometryInvalid, match="--renderer browser"):
+        done(render_map(tmp_path, renderer="numpy"))
+    with pytest.raises(UsageError, match="--terrain"):
         done(render_map(tmp_path))
 
 

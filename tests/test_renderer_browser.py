@@ -213,17 +213,9 @@ def test_a_picture_is_what_rays_meet(renderer: Renderer, archive: Path) -> None:
         parts = [[terrain.heights(first.x + x, first.y + y) for x in tiles] for y in tiles]
         nothing = np.full((512, 512), np.nan, dtype=np.float32)
         heights = np.block([[nothing if one is None else one for one in row] for row in parts])
-        drape = np.concatenate(
+        drape = np.block(
             [
-                np.concatenate(
-                    [
-                        relief(
-                            with_margin(first.x + x, first.y + y, terrain.heights), first.y + y, zoom, STYLE
-                        )
-                        for x in tiles
-                    ],
-                    axis=1,
-                )
+                [[relief(with_margin(first.x + x, y, terrain.heights), y, zoom, STYLE)] for x in tiles]
                 for y in range(first.y, first.y + 6)
             ]
         )

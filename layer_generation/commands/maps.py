@@ -76,13 +76,11 @@ def init(
 
     given = {_CAMERA[name]: value for name, value in numbers.items() if value is not None}
     if camera:
-        if terrain or zoom is not None or bbox or everywhere or extend:
-            raise UsageError(
-                "--terrain, --zoom, --bbox, --all and --extend are of web-mercator maps, not of a --camera"
-            )
+        if zoom is not None or bbox or everywhere or extend:
+            raise UsageError("--zoom, --bbox, --all and --extend are of web-mercator maps, not of a --camera")
         if not {"seed_lat", "seed_lon"} <= set(given):
             raise UsageError("--camera needs its seed: --seed-lat LAT --seed-lon LON")
-        report = make_isometric_map(map_dir, IsometricCamera(**given), quadrants)  # type: ignore[arg-type]
+        report = make_isometric_map(map_dir, IsometricCamera(**given), quadrants, terrain)  # type: ignore[arg-type]
     elif given or quadrants is not None:
         raise UsageError("the numbers of a camera and --quadrants go with --camera")
     elif extend:

@@ -30,11 +30,13 @@ class Stage:
     turn: int
     """0 for what waits for no block of its own or a later step in another region, then 1, 2, ..."""
     step: int
+    number: int = 0
+    """How many stages of its step come before it."""
 
     @property
     def name(self) -> str:
         """The asset's name."""
-        return STEPS[self.step] + (f"_{self.turn + 1}" if self.turn else "")
+        return STEPS[self.step] + (f"_{self.number + 1}" if self.number else "")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -198,9 +200,19 @@ def regions_of(ids: Numbers, step: Numbers, x: Numbers, y: Numbers, edges: Numbe
         stage=stage.reshape(-1),
         region=region,
         edges=edges,
-        stages=tuple(Stage(turn, step) for turn, step in found.tolist()),
+        stages=_stages(found),
         names=tuple(region_name(row, column) for row, column in cells.tolist()),
     )
+
+
+def _stages(found: Numbers) -> tuple[Stage, ...]:
+    """Return stages by (turn, step) in order, shape (n, 2), numbered within their steps."""
+    seen: dict[int, int] = {}
+    stages = []
+    for turn, step in found.tolist():
+        stages.append(Stage(turn, step, seen.get(step, 0)))
+        seen[step] = seen.get(step, 0) + 1
+    return tuple(stages)
 
 
 def _turns(step: Numbers, region: Numbers, edges: Numbers) -> Numbers:

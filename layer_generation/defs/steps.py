@@ -45,7 +45,7 @@ def step_assets(site: Site, stop: Stop = NEVER) -> list[dg.AssetsDefinition]:
 def step_asset(site: Site, stage: Stage, stop: Stop = NEVER) -> dg.AssetsDefinition:
     """Return the asset of one stage."""
     regions = site.regions
-    turn = _TURN.format(stage.turn + 1) if stage.turn else ""
+    turn = _TURN.format(stage.number + 1) if stage.number else ""
 
     @dg.asset(
         key=site.stage_key(stage),

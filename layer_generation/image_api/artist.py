@@ -81,7 +81,7 @@ class Artist:
         log = None if self._config.log is None else os.open(self._config.log, _APPEND, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", _PROCESS, str(os.getpid()), self._config.factory,
+                sys.executable, "-P", "-m", _PROCESS, str(os.getpid()), self._config.factory,
                 json.dumps(dict(self._config.options)),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL if log is None else log,

@@ -1,6 +1,6 @@
 """The process of a backend: draws what it is sent, one picture after another, until it is left alone.
 
-    python -m layer_generation.image_api.artist_process PARENT MODULE:FUNCTION OPTIONS
+    python -P -m layer_generation.image_api.artist_process PARENT MODULE:FUNCTION OPTIONS
 
 It speaks over what were its standard input and output; whatever a backend
 prints goes to standard error. It ends with its server, however that ends.

@@ -17,7 +17,7 @@ LARGEST_BYTES = 48 << 20
 ARRIVAL_S = 60.0
 _TOGETHER_BYTES = 256 << 20
 """Of all bodies that arrive at a time."""
-_LINGER_S = 5.0
+_LINGER_S = 2.0
 _LINGER_BYTES = 4 * LARGEST_BYTES
 
 

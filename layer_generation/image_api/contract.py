@@ -56,8 +56,8 @@ class GenerationRequest(BaseModel):
     image: Annotated[
         str,
         Field(
-            description=f"A PNG of 8 bits a channel to start from, of at most {LARGEST_PX} px each way and of "
-            "multiples of 8; of width x height where these are stated.",
+            description=f"A PNG of 8 bits a channel to start from, of at most {LARGEST_PX} px each way and "
+            "of multiples of 8; of width x height where these are stated.",
             json_schema_extra={**_PICTURE, "minLength": 1},
         ),
     ] = ""

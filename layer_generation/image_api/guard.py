@@ -18,12 +18,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layer_generation.image_api.answers import PLAIN, refused
+from layer_generation.image_api.journal import note
 from layer_generation.image_api.page import PREFIX
 from layer_generation.image_api.refusals import Misdirected, OriginRefused, Refusal, Unauthorized
 
 _OPEN = ("/", "/health")
 """What needs no token: the page itself, which holds nothing, and whether the server is there."""
 _HOST = re.compile(r"(\[[0-9a-f:.%]*\]|[^:\[\]]*)(:\d{1,5})?")
+_LONGEST_PATH = 80
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _METHODS = "GET, POST, DELETE"
 _HEADERS = "Authorization, Content-Type, Idempotency-Key"
@@ -56,7 +58,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        told = self._telling(headers.get("origin", ""), send)
+        told = self._telling(scope, headers.get("origin", ""), send)
         if scope["method"] == "OPTIONS" and self._allows(headers.get("origin", "")):
             await told({"type": "http.response.start", "status": 204, "headers": _preflight()})
             await told({"type": "http.response.body", "body": b""})
@@ -89,9 +91,12 @@ class Guard:
         same = hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._token)
         return scheme.lower() == "bearer" and same
 
-    def _telling(self, origin: str, send: Send) -> Send:
+    def _telling(self, scope: Scope, origin: str, send: Send) -> Send:
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    path = scope["path"][:_LONGEST_PATH]
+                    note("refused", method=scope["method"], path=path, status=message["status"])
                 headers = MutableHeaders(raw=list(message.get("headers", ())))
                 for name, value in PLAIN.items():
                     headers.setdefault(name, value)

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Scenes:
-    """The scenes that were asked for last, by number; safe among threads."""
+    """The scene that is drawn, under a number that tells the page what it knows; safe among threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,11 +43,9 @@ class Scenes:
             self.failure = None
             ground = self._ground(view.terrain)
             key = view.terrain, ground.signature, view.style
-            if key not in self._numbers:
-                number = self._numbers[key] = len(self._numbers) + 1
-                self._scenes = {number: Scene(ground, view.style)}
-            number = self._numbers[key]
-            scene = self._scenes.setdefault(number, Scene(ground, view.style))
+            number = self._numbers.setdefault(key, len(self._numbers) + 1)
+            scene = Scene(ground, view.style)
+            self._scenes = {number: scene}  # one is drawn at a time
             return number, scene.job(view, left_px, top_px, window)
 
     def tile(self, number: int, zoom: int, x: int, y: int) -> bytes | None:

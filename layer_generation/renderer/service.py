@@ -311,7 +311,9 @@ class Renderer:
         pixels = np.empty((view.height_px, view.width_px, bands), dtype=np.uint8)
         stated, tiles = view_json(view), 0
         for left, top, window in view.cells():
-            if ticket.given_up or self._ending:
+            if ticket.given_up:
+                with self._changed:
+                    self._cancelled += 1
                 raise RendererStopped
             self._numbers += 1
             request = {"id": self._numbers, "view": stated, "left": left, "top": top, "window": window}

@@ -60,6 +60,7 @@ export class Panel {
     find("about").textContent = `Zoom ${told.minzoom} to ${told.maxzoom}${told.description ? ` · ${told.description}` : ""}`;
     find("relief").hidden = !heights;
     find("sources").hidden = !sources;
+    find("clicks").hidden = !heights && !sources;
   }
 
   colours({ low, high, depth }) {

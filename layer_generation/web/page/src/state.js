@@ -1,0 +1,97 @@
+// What the page knows: the map's quadrants, the queue, what is selected. Nothing of the queue is kept here
+// longer than the page is open.
+
+export const BITS = { render: 1, generation: 2, flagged: 4, starred: 8, is_water: 16, is_reference: 32, note: 64 };
+export const key = (x, y) => `${x},${y}`;
+export const placeOf = (text) => text.split(",").map(Number);
+
+const listeners = new Map();
+export const on = (name, handle) => listeners.set(name, [...(listeners.get(name) ?? []), handle]);
+export const tell = (name, ...values) => (listeners.get(name) ?? []).forEach((handle) => handle(...values));
+
+export const state = {
+  facts: null,
+  quadrants: new Map(), // "x,y" -> bits
+  pictures: new Map(), // layer id -> Set of "x,y", for layers beside the map's own
+  items: new Map(), // id -> item
+  selected: new Set(),
+  box: null, // [x, y, x, y] when a rectangle is selected
+  cursor: [0, 0],
+  layer: "generation",
+  lines: true,
+  coords: false,
+};
+
+export function takeQuadrants(rows) {
+  const changed = [];
+  for (const [x, y, bits] of rows) {
+    const name = key(x, y);
+    if (bits || state.quadrants.has(name)) state.quadrants.set(name, bits);
+    changed.push(name);
+  }
+  return changed;
+}
+
+export function takeItems(items, removed = []) {
+  for (const item of items) state.items.set(item.id, item);
+  for (const id of removed) state.items.delete(id);
+}
+
+export const has = (x, y, layer = state.layer) => {
+  const name = key(x, y);
+  if (layer in BITS) return Boolean((state.quadrants.get(name) ?? 0) & BITS[layer]);
+  return state.pictures.get(layer)?.has(name) ?? false;
+};
+
+export const selection = () => {
+  if (!state.box) return [...state.selected].map(placeOf);
+  const [left, top, right, bottom] = state.box;
+  const found = [];
+  for (let y = top; y <= bottom; y++) for (let x = left; x <= right; x++) found.push([x, y]);
+  return found.filter(([x, y]) => state.quadrants.has(key(x, y)));
+};
+
+export const chosenBody = () =>
+  state.box
+    ? { top_left: state.box.slice(0, 2), bottom_right: state.box.slice(2) }
+    : { quadrants: [...state.selected].map(placeOf) };
+
+export function clearSelection() {
+  state.selected.clear();
+  state.box = null;
+  tell("selection");
+}
+
+// A click adds or takes away; more than the limit drops the oldest.
+export function toggle(x, y) {
+  const name = key(x, y);
+  if (!state.quadrants.has(name)) return false;
+  state.box = null;
+  if (!state.selected.delete(name)) state.selected.add(name);
+  while (state.selected.size > state.facts.selection_limit) state.selected.delete(state.selected.values().next().value);
+  tell("selection");
+  return true;
+}
+
+export function selectBox(from, to) {
+  state.selected.clear();
+  state.box = [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
+  tell("selection");
+}
+
+const KEPT = "fusi-app";
+export const preferences = (() => {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
+})();
+export function prefer(name, value) {
+  preferences[name] = value;
+  try {
+    localStorage.setItem(KEPT, JSON.stringify(preferences));
+  } catch {
+    // a browser that keeps nothing forgets the choice with the page
+  }
+}
