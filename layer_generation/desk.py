@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fusi_pipeline.errors import FusiError
 from layer_generation.blocks import BlockRow
 from layer_generation.camera import QUADRANT_PX
@@ -313,7 +315,8 @@ def _of_size(picture: Pixels) -> Pixels:
 def _key(request: EditRequest, shown: Template, endpoint: EndpointConfig) -> str:
     """Return a hash of all that decides about an answer."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(request.image.tobytes() + shown.known.tobytes())
+    digest.update(np.ascontiguousarray(request.image))
+    digest.update(np.ascontiguousarray(shown.known))
     words: Mapping[str, Any] = {
         "prompt": request.prompt, "negative": request.negative_prompt, "steps": request.steps,
         "guidance": request.guidance, "strength": request.strength, "seed": request.seed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.errors import UsageError
+from fusi_pipeline.errors import OutputUnwritable, UsageError
 from fusi_pipeline.tiles.files import sync, writable_folder
 from layer_generation import layer_config, plan
 from layer_generation.errors import LayerExists
@@ -86,6 +88,8 @@ def init_layer(
         raise UsageError(f"--name {name!r}: expected a text of one line")
     if _is_layer(layer_dir) and not force:
         raise LayerExists(layer_dir)
+    if layer_dir.exists() and not layer_dir.is_dir():
+        raise UsageError(f"{layer_dir}: is a file; choose another name for the folder")
     if layer_dir.exists() and not _is_layer(layer_dir) and any(layer_dir.iterdir()):
         raise UsageError(f"{layer_dir}: is not empty and no layer; choose another folder")
     config = LayerConfig(
@@ -108,8 +112,7 @@ def init_layer(
         with Progress.create(scratch) as progress:
             progress.add(_new_blocks(planned), planned.waits_for.astype(np.int64))
             progress.close()
-        _put_aside(layer_dir)
-        os.replace(scratch, layer_dir)
+        _take_place(scratch, layer_dir, force=force)
         sync(layer_dir.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -176,17 +179,36 @@ def _is_layer(folder: Path) -> bool:
     return (folder / layer_config.FILENAME).exists() or (folder / PROGRESS).exists()
 
 
+def _take_place(scratch: Path, layer_dir: Path, *, force: bool) -> None:
+    """Give a new layer its name; with `force`, a layer that has it gets another.
+
+    A folder takes the place of an empty one or none, so of two processes one
+    is first. Raises LayerExists for the other.
+    """
+    while True:
+        try:
+            os.replace(scratch, layer_dir)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise OutputUnwritable(layer_dir, error.strerror or str(error)) from error
+        if not force:
+            raise LayerExists(layer_dir)
+        _put_aside(layer_dir)
+
+
 def _put_aside(layer_dir: Path) -> None:
-    """Give a layer that is there another name."""
-    if not layer_dir.exists():
-        return
-    if not any(layer_dir.iterdir()):
-        layer_dir.rmdir()
-        return
-    number = 1
-    while (backup := layer_dir.with_name(f"{layer_dir.name}.backup-{number}")).exists():
-        number += 1
-    os.replace(layer_dir, backup)
+    """Give a layer that is there another name, if another process did not do so before."""
+    for number in itertools.count(1):
+        try:
+            os.replace(layer_dir, layer_dir.with_name(f"{layer_dir.name}.backup-{number}"))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise OutputUnwritable(layer_dir, error.strerror or str(error)) from error
+        else:
+            return
 
 
 def _relative(folder: Path, layer_dir: Path) -> str:

@@ -99,7 +99,10 @@ def read_endpoints(path: Path) -> tuple[EndpointConfig, ...]:
     document = _json(path)
     if isinstance(document, Mapping):
         document = document.get("model_endpoints")
-    return endpoints_from(document, path)
+    found = endpoints_from(document, path)
+    if not found:
+        raise LayerConfigInvalid(path, "lists no endpoint; without --model-endpoints the embedded one draws")
+    return found
 
 
 def write_layer(layer_dir: Path, config: LayerConfig) -> None:

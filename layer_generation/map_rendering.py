@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,7 @@ Task = Callable[[], bytes]
 """Draws one quadrant as PNG, in any thread."""
 _SAMPLES = 48
 """Quadrants that the style of a map is chosen by."""
-_BATCH = 32
+_BATCH, _BATCH_S = 32, 2.0
 _PLAIN = ReliefStyle(exaggeration=1.0, low_m=0.0, high_m=1.0)
 _GROUP = 8
 """Quadrants are drawn in squares of so many, so that neighbours' heights are at hand."""
@@ -271,13 +272,14 @@ def _drawn(heights: Heights, y: int, zoom: int, style: ReliefStyle) -> bytes:
 def _stored(
     store: QuadrantStore, pictures: Iterator[tuple[int, int, bytes]], total: int
 ) -> Generator[Advance, None, None]:
-    """Write pictures in batches."""
-    done = 0
+    """Write pictures in batches, of a few where they take long to draw."""
+    done, stored = 0, time.monotonic()
     batch: list[tuple[int, int, bytes | None]] = []
     for one in pictures:
         batch.append(one)
-        if len(batch) == _BATCH or done + len(batch) == total:
+        late = time.monotonic() - stored > _BATCH_S
+        if late or len(batch) == _BATCH or done + len(batch) == total:
             store.put("render", batch)
             done += len(batch)
-            batch = []
+            batch, stored = [], time.monotonic()
             yield Advance("render", done, total, "quadrants")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from fusi_pipeline.tiles.files import writable_folder
-from fusi_pipeline.tiles.sqlite import sqlite_errors
+from fusi_pipeline.tiles.sqlite import address, sqlite_errors
 from layer_generation.errors import LayerMissing, MapUnreadable
 
 FILENAME = "progress.db"
@@ -135,6 +135,6 @@ class ProgressFile:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    connection = sqlite3.connect(address(path), uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     connection.execute("PRAGMA synchronous = FULL")  # in WAL mode NORMAL loses commits in a power cut
     return connection

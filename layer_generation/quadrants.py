@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sqlite_utils import Database, Migrations
 
 from fusi_pipeline.tiles.files import writable_folder
-from fusi_pipeline.tiles.sqlite import sqlite_errors
+from fusi_pipeline.tiles.sqlite import address, sqlite_errors
 from layer_generation.camera import Geometry, geometry_from, geometry_json
 from layer_generation.errors import GeometryInvalid, MapExists, MapMissing, MapUnreadable
 
@@ -494,7 +494,7 @@ def _column(kind: Kind) -> str:
 
 
 def _connected(path: Path) -> Database:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
+    connection = sqlite3.connect(address(path), timeout=_BUSY_TIMEOUT_S, uri=True)
     connection.execute("PRAGMA synchronous = NORMAL")
     return Database(connection, execute_plugins=False)
 

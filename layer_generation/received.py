@@ -60,11 +60,8 @@ class Answers:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.write_bytes(written.getbuffer())
-            os.replace(
-                scratch, target
-            )  # from here on no kill loses it, and after the next lines no power cut
-            sync(target)
-            sync(self.folder)
+            # a kill loses it no more; a power cut may damage it, which is noticed
+            os.replace(scratch, target)
         except OSError as error:
             raise_for(error, target)
         return Received(target, key, image, facts)

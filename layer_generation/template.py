@@ -237,6 +237,7 @@ def kept(
 ) -> Kept:
     """Return the block's quadrants of a model's answer.
 
+    Of the known pixels nothing is kept: they stay as they are in their own pictures.
     An answer of another size is resampled where width and height have the same
     ratio. What the model left of a frame goes. Raises EndpointPermanent for another
     ratio or a tiny answer, EndpointRetryable for an answer that differs from the
@@ -248,7 +249,7 @@ def kept(
         answer = _unframed(answer, placement, one.frame_px)
     drift = 0.0
     if one.known.any():
-        drift = float(np.abs(answer[one.known].astype(np.int16) - one.clean[one.known]).mean())
+        drift = _drift(answer, one)
         if max_drift is not None and drift > max_drift:
             raise EndpointRetryable(
                 f"the answer differs from the finished neighbours by {drift:.1f} of 255 on average,"
@@ -256,10 +257,16 @@ def kept(
             )
         if match_colors:
             answer = _matched(answer, one)
-        answer = np.where(one.known[..., None], one.clean, answer)
     rows, cols = placement.block
     block = answer[rows, cols]
     return Kept(tuple(_split(block, placement)), drift)
+
+
+def _drift(answer: Pixels, one: Template) -> float:
+    """Return the mean difference of an answer from the known pixels, of which there are some."""
+    off = np.maximum(answer, one.clean) - np.minimum(answer, one.clean)
+    off *= one.known[..., np.newaxis]
+    return float(off.sum(dtype=np.int64)) / (3 * int(np.count_nonzero(one.known)))
 
 
 def _fitted(answer: Pixels, width: int, height: int) -> Pixels:

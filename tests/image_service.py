@@ -85,10 +85,13 @@ def service(
     cleanup_ms: int = 60_000,
     start_s: float = 60.0,
     stop_s: float = 0.5,
+    log: Path | None = None,
 ) -> Iterator[Service]:
     """Run a server meanwhile."""
     config = StudioConfig(
-        backend=BackendConfig(factory=factory, options=options or {}, start_s=start_s, stop_s=stop_s),
+        backend=BackendConfig(
+            factory=factory, options=options or {}, start_s=start_s, stop_s=stop_s, log=log
+        ),
         limits=limits or Limits(queue_depth=queue_depth),
         cleanup_ms=cleanup_ms,
         deadline_s=deadline_s,

@@ -30,6 +30,7 @@ from fusi_pipeline.settings import settings_from
 from fusi_pipeline.source_folder import RESAMPLINGS, SourceConfig
 from fusi_pipeline.verify import VerifyReport
 from layer_generation.cli import layer
+from layer_generation.commands.app import app
 from layer_generation.commands.servers import image_api
 from layer_generation.debug_map import DebugMapReport
 from layer_generation.export import ExportReport
@@ -61,7 +62,11 @@ def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Co
             yield f"{before}{name}", command
 
 
-COMMANDS = dict(leaves(cli.cli)) | dict(leaves(layer, "layer ")) | {"image-api": image_api}
+COMMANDS = (
+    dict(leaves(cli.cli))
+    | dict(leaves(layer, "layer "))
+    | {"image-api": image_api, "app": app.commands["serve"], "app enqueue": app.commands["enqueue"]}
+)
 REPORTS = {
     "scan": ScanReport,
     "plan": Estimate,

@@ -65,9 +65,10 @@ def test_schemathesis_finds_nothing(roomy: Service, tmp_path: Path) -> None:
 def test_schemathesis_finds_nothing_where_a_token_is_wanted(tmp_path: Path) -> None:
     limits = Limits(queue_depth=10_000, ttl_ms=3_600_000)
     with service(limits=limits, access=Access(token="s3cret")) as running:
-        schema = tmp_path / "openapi.json"
-        schema.write_text(running.client.get("/openapi.json").text)
-        run(tmp_path, running.url, "--header", "Authorization: Bearer s3cret", "--phases", "coverage")
+        run(
+            tmp_path, running.url, "--header", "Authorization: Bearer s3cret", "--phases", "coverage",
+            "--include-operation-id", "getGeneration", "--include-operation-id", "listModels",
+        )  # fmt: skip
 
 
 def test_the_document_names_what_this_backend_has(roomy: Service) -> None:

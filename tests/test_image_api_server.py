@@ -181,6 +181,18 @@ def test_a_backend_that_cannot_begin_again_says_no_path(tmp_path: Path) -> None:
         assert told["error"] == {"message": "the backend could not be started again", "code": "BACKEND_ERROR"}
 
 
+def test_what_a_backend_prints_goes_to_its_log_and_to_no_other_place(tmp_path: Path) -> None:
+    log = tmp_path / "backend.log"
+    with service(log=log) as running:
+        told = running.finished(prompt="raises")
+        assert running.finished()["status"] == "complete"
+    assert "private" not in told["error"]["message"]
+    text = log.read_text()
+    assert "a private prompt" in text
+    assert "printed by the backend" in text
+    assert log.stat().st_mode & 0o077 == 0, "it is its owner's"
+
+
 def test_beyond_loopback_a_token_is_wanted(fusi: Fusi, monkeypatch: pytest.MonkeyPatch) -> None:
     said = fusi("image-api", "--host", "0.0.0.0", "--port", "auto")
     assert said.code == 2

@@ -1,4 +1,4 @@
-"""`just layer-materialize` and Ctrl-C: what is under way is finished, nothing more is begun, nothing is paid twice."""
+"""Ctrl-C and `just layer-materialize`: what is under way is finished, no more begun, nothing paid twice."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def by_status(places: Places) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 7, 9])
+@pytest.mark.parametrize("call", [1, 6])
 def test_what_is_under_way_is_finished_and_nothing_more_is_begun(
     places: Places, model: Model, call: int
 ) -> None:
@@ -154,7 +154,7 @@ def test_what_is_under_way_is_finished_and_nothing_more_is_begun(
     assert len(model.drawn) == sum(found.values()), "no picture is paid for twice"
 
 
-@pytest.mark.parametrize("line", range(4))
+@pytest.mark.parametrize("line", [0, 2])
 def test_between_two_regions_nothing_more_is_begun(places: Places, model: Model, line: int) -> None:
     lines: list[str] = []
 

@@ -1,6 +1,6 @@
 """Machine code of the kernels: compiled once for a machine, then loaded in milliseconds.
 
-numba compiles `kernels` when no code for this version, processor and Python is
+numba compiles `kernels` and those of the WebP encoder when no code for this version, processor and Python is
 in the cache; importing numba costs most of a second in every process, so after
 that only llvmlite is needed. Calls release the GIL.
 """
@@ -16,13 +16,16 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-_SOURCE = Path(__file__).with_name("kernels.py")
+_FOLDER = Path(__file__).parent
+_MODULES = ("kernels", "vp8l_prediction", "vp8l_symbols", "vp8l_codes")
+"""Where the kernels are written."""
 _ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _KERNELS = {
     "sample": (None, "piippiiiidpiiiipppp"),
@@ -30,10 +33,30 @@ _KERNELS = {
     "encode": ("i", "piiiiip"),
     "decode": ("i", "piip"),
     "distance": (None, "piiiiiippppp"),
+    "colors": (None, "piip"),
+    "palette": ("i", "pipp"),
+    "indexed": (None, "piipip"),
+    "predictors": (None, "piiiiipppp"),
+    "residuals": (None, "piiippp"),
+    "symbols": ("i", "piiipipp"),
+    "cluster": ("i", "ppiiipiiippppp"),
+    "put": (None, "ppii"),
+    "finish": ("i", "pp"),
+    "codes": (None, "pppiipppppp"),
+    "data": (None, "ppppiiippp"),
 }
 """Result and arguments of each kernel: p pointer, i int64, d float64."""
-_ABSENT = ("numba_gil_ensure", "numba_gil_release")
+_ABSENT = (
+    "NRT_Free",
+    "numba_do_raise",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_runtime_build_excinfo_struct",
+    "numba_unpickle",
+)
 """Named by numba's wrapper for errors, which these kernels cannot have; never called."""
+_FROM_C = ("memcpy", "memmove", "memset")
+"""What the compiler may put in place of a loop; from the C library, which numba alone would announce to LLVM."""
 
 
 @cache
@@ -67,6 +90,8 @@ def _loaded() -> tuple[dict[str, str], Any]:
     machine = _machine()
     for name in _ABSENT:
         llvm.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_DecRef, ctypes.c_void_p).value)
+    for name in _FROM_C:
+        llvm.add_symbol(name, ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value)
     symbols, code = _cached(machine)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for part in code:
@@ -89,8 +114,7 @@ def _cached(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     folders = _cache_folders()
     for folder in folders:
         with suppress(OSError, ValueError, KeyError):
-            if (folder / name).stat().st_uid in (0, os.getuid()):  # a temporary folder may be everybody's
-                return _unpacked((folder / name).read_bytes())
+            return _unpacked((folder / name).read_bytes())
     symbols, code = _compiled(machine)
     packed = _packed(symbols, code)
     for folder in folders:
@@ -107,15 +131,15 @@ def _cached(machine: Any) -> tuple[dict[str, str], list[bytes]]:
 def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     from numba import cfunc
 
-    from fusi_pipeline.tiles import kernels
-
     symbols: dict[str, str] = {}
     code: list[bytes] = []
-    for name, signature in kernels.SIGNATURES.items():
-        compiled: Any = cfunc(signature, error_model="numpy")(getattr(kernels, name))
-        symbols[name] = compiled.native_name
-        module = _llvm().parse_assembly(compiled._library.get_llvm_str())
-        code.append(machine.emit_object(module))
+    for written in _MODULES:
+        module = import_module(f"fusi_pipeline.tiles.{written}")
+        for name, signature in module.SIGNATURES.items():
+            compiled: Any = cfunc(signature, error_model="numpy")(getattr(module, name))
+            symbols[name] = compiled.native_name
+            assembly = _llvm().parse_assembly(compiled._library.get_llvm_str())
+            code.append(machine.emit_object(assembly))
     return symbols, code
 
 
@@ -123,7 +147,7 @@ def _digest() -> str:
     """Return a hash of everything the machine code depends on."""
     llvm = _llvm()
     parts = (
-        _SOURCE.read_bytes(),
+        *((_FOLDER / f"{name}.py").read_bytes() for name in _MODULES),
         version("numba").encode(),
         version("llvmlite").encode(),
         sys.version.encode(),
@@ -142,8 +166,11 @@ def _llvm() -> Any:
 
 
 def _cache_folders() -> list[Path]:
-    """Return where code may be kept: beside the source, as Python's own, else with temporary files."""
-    return [_SOURCE.parent / "__pycache__", Path(tempfile.gettempdir())]
+    """Return where code may be kept: beside the source, else in the user's cache folder."""
+    folders = [_FOLDER / "__pycache__"]
+    with suppress(RuntimeError):  # there may be no home
+        folders.append(Path.home() / ".cache" / "fusi")
+    return folders
 
 
 def _packed(symbols: dict[str, str], code: list[bytes]) -> bytes:

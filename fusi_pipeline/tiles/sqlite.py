@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +24,16 @@ def temporary_tables_in(folder: Path | None) -> None:
     name = "" if folder is None else str(folder.absolute()).replace("'", "''")
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(f"PRAGMA temp_store_directory = '{name}'")
+
+
+def address(path: Path) -> str:
+    """Return the URI by which to open a database that may have a write-ahead log.
+
+    Where its folder cannot be written to and no log is left beside it, it is one
+    that nobody changes; it could not be opened otherwise (sqlite.org/wal.html, "Read-Only Databases").
+    """
+    fixed = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    return path.absolute().as_uri() + ("?immutable=1" if fixed else "")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ next place in `out`, which holds 32 bits a place. Source: RFC 9649, section 6.2.
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import int64, njit, types
 
 from fusi_pipeline.tiles.vp8l_symbols import ALPHA, BLUE, CACHE, COVERED, DISTANCE, GROUP, LITERALS, RED, prefix
 
@@ -137,7 +137,7 @@ def _lengths(histogram, at, size, longest, work, lengths):
     for symbol in range(size):
         lengths[symbol] = 0
         if histogram[at + symbol] != 0:
-            work[used] = (int(histogram[at + symbol]) << 12) | symbol
+            work[used] = (int64(histogram[at + symbol]) << 12) | symbol
             used += 1
     if used < 2:
         if used == 1:
@@ -179,7 +179,7 @@ def _canonical(lengths, size, used, work, at, codes):
         code = (code + work[number + length - 1]) << 1
         work[following + length] = code
     for symbol in range(size):
-        length = int(lengths[symbol])
+        length = int64(lengths[symbol])
         codes[at + symbol] = 0
         if length and used > 1:
             codes[at + symbol] = (length << 16) | _reversed(work[following + length], length)
@@ -193,7 +193,7 @@ def _run_tokens(lengths, size, tokens):
     i = 0
     before = _FIRST_LENGTH
     while i < size:
-        value = int(lengths[i])
+        value = int64(lengths[i])
         run = 1
         while i + run < size and lengths[i + run] == value:
             run += 1
@@ -261,14 +261,14 @@ def _put_lengths(state, out, lengths, size, work, tokens, small, short):
     _put(state, out, 0, 1)
     _put(state, out, stored - 4, 4)
     for i in range(stored):
-        _put(state, out, int(short[_LENGTH_ORDER[i]]), 3)
+        _put(state, out, int64(short[_LENGTH_ORDER[i]]), 3)
     _put(state, out, 0, 1)
     for i in range(count):
-        token = int(tokens[i]) >> 8
-        code = int(small[_SMALL + token])
+        token = int64(tokens[i]) >> 8
+        code = int64(small[_SMALL + token])
         _put(state, out, code & 0xFFFF, code >> 16)
         if token >= 16:
-            _put(state, out, int(tokens[i]) & 255, 2 if token == 16 else 3 if token == 17 else 7)
+            _put(state, out, int64(tokens[i]) & 255, 2 if token == 16 else 3 if token == 17 else 7)
 
 
 @_inline
@@ -311,15 +311,15 @@ def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
             at = groups[block] * GROUP
             first = row * cols + (block_col << bits)
             for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
-                one = int(symbol[i])
+                one = int64(symbol[i])
                 if one == COVERED:
                     continue
-                code = int(table[at + one])
+                code = int64(table[at + one])
                 held |= (code & 0xFFFF) << size
                 size += code >> 16
                 if one < LITERALS:
-                    value = int(residuals[i])
-                    code = int(table[at + RED + ((value >> 16) & 255)])
+                    value = int64(residuals[i])
+                    code = int64(table[at + RED + ((value >> 16) & 255)])
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
                     if size >= 32:
@@ -327,18 +327,18 @@ def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
                         place += 1
                         held >>= 32
                         size -= 32
-                    code = int(table[at + BLUE + (value & 255)])
+                    code = int64(table[at + BLUE + (value & 255)])
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
-                    code = int(table[at + ALPHA + (value >> 24)])
+                    code = int64(table[at + ALPHA + (value >> 24)])
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
                 elif one < CACHE:
-                    length = int(residuals[i])
+                    length = int64(residuals[i])
                     extra = prefix(length)[1]
                     held |= ((length - 1) & ((1 << extra) - 1)) << size
                     size += extra
-                    code = int(table[at + DISTANCE + 1])
+                    code = int64(table[at + DISTANCE + 1])
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
                 if size >= 32:

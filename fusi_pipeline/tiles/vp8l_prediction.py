@@ -10,7 +10,7 @@ Source: RFC 9649, "WebP Image Format", sections 4.1 and 4.4.
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import int64, njit, types
 
 HASH = 0x1E35A7BD
 """The multiplier of the colour cache's hash."""
@@ -127,15 +127,15 @@ def colors(pixels, count, channels, out):
     if channels == 3:
         for i in range(count):
             at = 3 * i
-            out[i] = 0xFF000000 | (int(pixels[at]) << 16) | (int(pixels[at + 1]) << 8) | int(pixels[at + 2])
+            out[i] = 0xFF000000 | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
     else:
         for i in range(count):
             at = 4 * i
             out[i] = (
-                (int(pixels[at + 3]) << 24)
-                | (int(pixels[at]) << 16)
-                | (int(pixels[at + 1]) << 8)
-                | int(pixels[at + 2])
+                (int64(pixels[at + 3]) << 24)
+                | (int64(pixels[at]) << 16)
+                | (int64(pixels[at + 1]) << 8)
+                | int64(pixels[at + 2])
             )
 
 
@@ -149,7 +149,7 @@ def palette(image, count, table, out):
     found = 0
     last = -1
     for i in range(count):
-        color = int(image[i])
+        color = int64(image[i])
         if color == last:
             continue
         last = color
@@ -195,13 +195,13 @@ def indexed(image, rows, cols, table, bits, out):
         while col < cols:
             bundle = 0
             for part in range(min(per_pixel, cols - col)):
-                color = int(image[row * cols + col + part])
+                color = int64(image[row * cols + col + part])
                 if color != last:
                     last = color
                     place = ((color * HASH) & 0xFFFFFFFF) >> 22
                     while table[place] != color or table[1024 + place] == 0:
                         place = (place + 1) & 1023
-                    index = int(table[1024 + place]) - 1
+                    index = int64(table[1024 + place]) - 1
                 bundle |= index << (part * width)
             out[at] = 0xFF000000 | (bundle << 8)
             at += 1
@@ -209,15 +209,22 @@ def indexed(image, rows, cols, table, bits, out):
 
 
 @_inline
+def _samples(rows, step):
+    """How many rows are looked at, every `step`th; numba's ranges of any step can raise errors."""
+    return (rows - (step // 2 + 1) + step - 1) // step if rows > step // 2 + 1 else 0
+
+
+@_inline
 def _count_sampled(image, rows, cols, step, counts):
     """Count residuals of left, top and gradient on every `step`th row."""
-    for row in range(step // 2 + 1, rows, step):
+    for sample in range(_samples(rows, step)):
+        row = step // 2 + 1 + sample * step
         line = row * cols
-        corner = _spread(int(image[line - cols]))
-        left = _spread(int(image[line]))
+        corner = _spread(int64(image[line - cols]))
+        left = _spread(int64(image[line]))
         for col in range(1, cols):
-            top = _spread(int(image[line - cols + col]))
-            pixel = _spread(int(image[line + col]))
+            top = _spread(int64(image[line - cols + col]))
+            pixel = _spread(int64(image[line + col]))
             counts[_bucket(_difference(pixel, left))] += 1
             counts[_bucket(_difference(pixel, top))] += 1
             counts[_bucket(_difference(pixel, _clamped(left + top + _BIAS - corner)))] += 2
@@ -253,7 +260,7 @@ def _count_costs(counts, costs):
     whole = log2_fixed(4 * total + (4 << TABLE_BITS) // 4)
     last, cost = 0, (whole >> 4)
     for i in range(1 << TABLE_BITS):
-        count = int(counts[i])
+        count = int64(counts[i])
         if count != last:
             last = count
             cost = (whole - log2_fixed(4 * count + 1)) >> 4
@@ -269,15 +276,16 @@ def _cost_with(mode):
     @_inline
     def cost(image, cols, first_row, end_row, step, first_col, end_col, costs, most):
         total = 0
-        for row in range(first_row, end_row, step):
+        for sample in range((end_row - first_row + step - 1) // step):
+            row = first_row + sample * step
             line = row * cols
             above = line - cols
-            corner = _spread(int(image[above + first_col - 1]))
-            left = _spread(int(image[line + first_col - 1]))
-            top = _spread(int(image[above + first_col]))
+            corner = _spread(int64(image[above + first_col - 1]))
+            left = _spread(int64(image[line + first_col - 1]))
+            top = _spread(int64(image[above + first_col]))
             for col in range(first_col, end_col):
-                right = _spread(int(image[above + col + 1]))
-                pixel = _spread(int(image[line + col]))
+                right = _spread(int64(image[above + col + 1]))
+                pixel = _spread(int64(image[line + col]))
                 total += costs[_bucket(_difference(pixel, _prediction(mode, left, top, right, corner)))]
                 corner = top
                 top = right
@@ -358,7 +366,7 @@ def _flat(image, rows, cols, bits, zero):
     across = (cols + side - 1) >> bits
     for block_row in range((rows + side - 1) >> bits):
         for block_col in range(across):
-            color = int(image[(block_row << bits) * cols + (block_col << bits)])
+            color = int64(image[(block_row << bits) * cols + (block_col << bits)])
             same = 1
             row = max((block_row << bits) - 1, 0)
             first_col = max((block_col << bits) - 1, 0)
@@ -366,7 +374,7 @@ def _flat(image, rows, cols, bits, zero):
             while same and row < min((block_row + 1) << bits, rows):
                 different = 0
                 for col in range(first_col, end_col):
-                    different |= int(image[row * cols + col]) ^ color
+                    different |= int64(image[row * cols + col]) ^ color
                 if different:
                     same = 0
                 row += 1
@@ -377,14 +385,15 @@ def _flat(image, rows, cols, bits, zero):
 def _count_chosen(image, rows, cols, bits, step, modes, zero, counts):
     """Count the residuals of every `step`th row, predicted by the modes chosen."""
     across = (cols + (1 << bits) - 1) >> bits
-    for row in range(step // 2 + 1, rows, step):
+    for sample in range(_samples(rows, step)):
+        row = step // 2 + 1 + sample * step
         line = row * cols
         for block_col in range(across):
             at = (row >> bits) * across + block_col
             if zero[at]:
                 counts[0] += min((block_col + 1) << bits, cols) - (block_col << bits)
                 continue
-            mode = int(modes[at])
+            mode = int64(modes[at])
             for col in range(max(block_col << bits, 1), min((block_col + 1) << bits, cols)):
                 i = line + col
                 counts[_bucket(_residual(image, i, cols, mode))] += 1
@@ -392,11 +401,11 @@ def _count_chosen(image, rows, cols, bits, step, modes, zero, counts):
 
 @_inline
 def _residual(image, i, cols, mode):
-    left = _spread(int(image[i - 1]))
-    top = _spread(int(image[i - cols]))
-    right = _spread(int(image[i - cols + 1]))
-    corner = _spread(int(image[i - cols - 1]))
-    return _difference(_spread(int(image[i])), _prediction(mode, left, top, right, corner))
+    left = _spread(int64(image[i - 1]))
+    top = _spread(int64(image[i - cols]))
+    right = _spread(int64(image[i - cols + 1]))
+    corner = _spread(int64(image[i - cols - 1]))
+    return _difference(_spread(int64(image[i])), _prediction(mode, left, top, right, corner))
 
 
 def predictors(image, rows, cols, bits, more, effort, counts, costs, modes, zero):
@@ -425,13 +434,13 @@ def _residuals_with(mode):
     @_inline
     def residuals(image, line, cols, first_col, end_col, out):
         above = line - cols
-        corner = _spread(int(image[above + first_col - 1]))
-        left = _spread(int(image[line + first_col - 1]))
-        top = _spread(int(image[above + first_col]))
+        corner = _spread(int64(image[above + first_col - 1]))
+        left = _spread(int64(image[line + first_col - 1]))
+        top = _spread(int64(image[above + first_col]))
         seen = 0
         for col in range(first_col, end_col):
-            right = _spread(int(image[above + col + 1]))
-            pixel = _spread(int(image[line + col]))
+            right = _spread(int64(image[above + col + 1]))
+            pixel = _spread(int64(image[line + col]))
             value = _difference(pixel, _prediction(mode, left, top, right, corner))
             out[line + col] = value
             seen |= value
@@ -476,23 +485,23 @@ def residuals(image, rows, cols, bits, modes, zero, out):
     across = (cols + (1 << bits) - 1) >> bits
     for i in range(((rows + (1 << bits) - 1) >> bits) * across):
         zero[i] = 1
-    out[0] = _difference(_spread(int(image[0])), _BLACK)
+    out[0] = _difference(_spread(int64(image[0])), _BLACK)
     if out[0] != 0:
         zero[0] = 0
     for col in range(1, cols):
-        out[col] = _difference(_spread(int(image[col])), _spread(int(image[col - 1])))
+        out[col] = _difference(_spread(int64(image[col])), _spread(int64(image[col - 1])))
         if out[col] != 0:
             zero[col >> bits] = 0
     for row in range(1, rows):
         line = row * cols
-        out[line] = _difference(_spread(int(image[line])), _spread(int(image[line - cols])))
+        out[line] = _difference(_spread(int64(image[line])), _spread(int64(image[line - cols])))
         first = (row >> bits) * across
         if out[line] != 0:
             zero[first] = 0
         for block_col in range(across):
             first_col = max(block_col << bits, 1)
             end_col = min((block_col + 1) << bits, cols)
-            mode = int(modes[first + block_col])
+            mode = int64(modes[first + block_col])
             if _row_residuals(image, line, cols, first_col, end_col, mode, out) != 0:
                 zero[first + block_col] = 0
 

@@ -9,7 +9,7 @@ Written for numba like `kernels`, which says how. Source: RFC 9649, sections 5 a
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import int64, njit, types
 
 from fusi_pipeline.tiles.vp8l_prediction import HASH, log2_fixed
 
@@ -31,6 +31,8 @@ COVERED = 0xFFFF
 """In place of the symbol of a pixel that a copy covers."""
 LONGEST_COPY = 4096
 SHORTEST_COPY = 12
+_RARE = 12 << 4
+"""What a symbol that a group has not seen costs at least, in 1/16 bit; so none moves to a group because it is empty."""
 _UNSEEN = 3 << 4
 """What a symbol that a group has not seen costs more than one that it has seen once, in 1/16 bit."""
 
@@ -94,7 +96,9 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
                 before = 0
                 continue
             for i in range(max(first, covered), end):
-                value = int(residuals[i])
+                if i < covered:
+                    continue
+                value = int64(residuals[i])
                 if value == before:
                     length = _copy_length(residuals, i, count, before, zero, across, cols, bits)
                     if length:
@@ -103,7 +107,7 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
                         covered = i + length
                         for j in range(i + 1, covered):
                             out[j] = COVERED
-                        break
+                        continue
                 before = value
                 if cache_bits:
                     slot = ((value * HASH) & 0xFFFFFFFF) >> shift
@@ -121,7 +125,7 @@ def _count(residuals, symbol, i, histogram, at):
     """Count one symbol, and what goes with it, in the group that starts at `at`."""
     histogram[at + symbol] += 1
     if symbol < LITERALS:
-        value = int(residuals[i])
+        value = int64(residuals[i])
         histogram[at + RED + ((value >> 16) & 255)] += 1
         histogram[at + BLUE + (value & 255)] += 1
         histogram[at + ALPHA + (value >> 24)] += 1
@@ -129,6 +133,7 @@ def _count(residuals, symbol, i, histogram, at):
         histogram[at + DISTANCE + 1] += 1
 
 
+@_inline
 def histograms(residuals, symbol, rows, cols, bits, zero, groups, group_count, histogram):
     """Count the symbols of each group; the group of `zero` blocks counts a single black one."""
     across = (cols + (1 << bits) - 1) >> bits
@@ -142,7 +147,7 @@ def histograms(residuals, symbol, rows, cols, bits, zero, groups, group_count, h
                 continue
             first = row * cols + (block_col << bits)
             for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
-                one = int(symbol[i])
+                one = int64(symbol[i])
                 if one != COVERED:
                     _count(residuals, one, i, histogram, at)
     for block in range(((rows + (1 << bits) - 1) >> bits) * across):
@@ -164,9 +169,9 @@ def _part_costs(histogram, at, part, end, lane, costs):
     whole = log2_fixed(max(total, 1)) >> 4
     last, cost = 0, 0
     for i in range(part, end):
-        count = int(histogram[at + i])
+        count = int64(histogram[at + i])
         if count == 0:
-            costs[i * LANES + lane] = whole + _UNSEEN
+            costs[i * LANES + lane] = max(whole + _UNSEEN, _RARE)
             continue
         if count != last:
             last = count
@@ -197,10 +202,12 @@ def _add_row(costs, at, sums):
 def _block_sums(residuals, symbol, rows, cols, bits, block_row, block_col, step, costs, sums):
     """Sum up what a block's symbols cost in each group, on every `step`th row."""
     a = b = c = d = e = f = g = h = 0
-    for row in range(block_row << bits, min((block_row + 1) << bits, rows), step):
+    end_row = min((block_row + 1) << bits, rows)
+    for sample in range((end_row - (block_row << bits) + step - 1) // step):
+        row = (block_row << bits) + sample * step
         first = row * cols + (block_col << bits)
         for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
-            one = int(symbol[i])
+            one = int64(symbol[i])
             if one == COVERED:
                 continue
             at = one * LANES
@@ -213,7 +220,7 @@ def _block_sums(residuals, symbol, rows, cols, bits, block_row, block_col, step,
             g += costs[at + 6]
             h += costs[at + 7]
             if one < LITERALS:
-                value = int(residuals[i])
+                value = int64(residuals[i])
                 for part in (
                     RED + ((value >> 16) & 255),
                     BLUE + (value & 255),
@@ -250,7 +257,7 @@ def _assign(residuals, symbol, rows, cols, bits, zero, step, first, group_count,
             _block_sums(residuals, symbol, rows, cols, bits, block_row, block_col, step, costs, sums)
             best, least = first, 1 << 60
             for lane in range(first, group_count):
-                cost = int(sums[lane]) + (_SWITCH if before >= 0 and lane != before else 0)
+                cost = int64(sums[lane]) + (_SWITCH if before >= 0 and lane != before else 0)
                 if cost < least:
                     best, least = lane, cost
             groups[block] = best
@@ -274,18 +281,35 @@ def _spread_by_cost(
             if zero[block]:
                 continue
             _block_sums(residuals, symbol, rows, cols, bits, block_row, block_col, 2, costs, sums)
-            cost = min(int(sums[first]) >> 3, 4095)
+            cost = min(int64(sums[first]) >> 3, 4095)
             order[4096 + block] = cost
             order[cost] += 1
             blocks += 1
     seen = 0
     for i in range(4096):
-        here = int(order[i])
+        here = int64(order[i])
         order[i] = first + (seen + here // 2) * (group_count - first) // max(blocks, 1)
         seen += here
     for block in range(((rows + (1 << bits) - 1) >> bits) * across):
         if not zero[block]:
             groups[block] = order[order[4096 + block]]
+
+
+@_inline
+def _renumber(groups, blocks, count, numbers):
+    """Number the groups that have blocks without a gap; return how many there are."""
+    for lane in range(count):
+        numbers[lane] = 0
+    for block in range(blocks):
+        numbers[groups[block]] = 1
+    used = 0
+    for lane in range(count):
+        here = numbers[lane]
+        numbers[lane] = used
+        used += here
+    for block in range(blocks):
+        groups[block] = numbers[groups[block]]
+    return used
 
 
 def cluster(
@@ -320,6 +344,7 @@ def cluster(
         histograms(residuals, symbol, rows, cols, bits, zero, groups, count, histogram)
         _costs(histogram, first, count, greens, costs)
         _assign(residuals, symbol, rows, cols, bits, zero, 1, first, count, costs, sums, groups)
+    count = _renumber(groups, blocks, count, order)
     histograms(residuals, symbol, rows, cols, bits, zero, groups, count, histogram)
     return count
 

@@ -16,7 +16,7 @@ import click
 from fusi_pipeline.errors import Interrupted, UsageError
 from layer_generation import layer
 from layer_generation.console import print_facts, print_json, print_table
-from layer_generation.endpoints.open import open_endpoint
+from layer_generation.endpoints.open import check_endpoint, open_endpoint
 from layer_generation.layer import LayerStatus, PlanReport
 from layer_generation.layer_config import SOURCE_LAYERS, LayerConfig, read_endpoints, read_layer
 from layer_generation.pool import Pool, PoolLimits
@@ -101,13 +101,16 @@ def init(
 ) -> None:
     """Make a layer over a map: its configuration and its plan."""
     params = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "seed": seed}
+    endpoints = () if model_endpoints is None else read_endpoints(model_endpoints)
+    for one in endpoints:
+        check_endpoint(one)
     report = layer.init_layer(
         output,
         name=name,
         generation_dir=generation_dir,
         source_layer=source_layer,
         bounds=bounds,
-        endpoints=() if model_endpoints is None else read_endpoints(model_endpoints),
+        endpoints=endpoints,
         params={key: value for key, value in params.items() if value is not None},
         force=force,
     )

@@ -47,19 +47,9 @@ def open_endpoint(
     relative paths in `params` begin, and `transport` stands in for the network.
     Raises EndpointInvalid.
     """
-    scheme, _, builtin = config.url.partition(":")
-    if (scheme == "builtin") != (config.protocol == "builtin"):
-        raise EndpointInvalid(
-            config.name, f"url {_shown(config.url)} does not go with protocol {config.protocol!r}"
-        )
-    if scheme == "builtin":
-        if builtin not in BUILTINS:
-            raise EndpointInvalid(
-                config.name,
-                f"url builtin:{builtin}: expected one of {', '.join(f'builtin:{one}' for one in BUILTINS)}",
-            )
+    check_endpoint(config)
+    if config.protocol == "builtin":
         return PixelArt(config.name, config.params)
-    _check_url(config)
     key = _key(config, environment)
     if config.protocol not in ADAPTERS:
         raise EndpointInvalid(
@@ -76,6 +66,22 @@ def open_endpoint(
             ' ("mask_field": "mask_b64", say); use that, or context frame',
         )
     return adapter
+
+
+def check_endpoint(config: EndpointConfig) -> None:
+    """Raise EndpointInvalid for a url that is none, goes not with the protocol, or holds a key."""
+    scheme, _, builtin = config.url.partition(":")
+    if (scheme == "builtin") != (config.protocol == "builtin"):
+        raise EndpointInvalid(
+            config.name, f"url {_shown(config.url)} does not go with protocol {config.protocol!r}"
+        )
+    if scheme != "builtin":
+        _check_url(config)
+    elif builtin not in BUILTINS:
+        raise EndpointInvalid(
+            config.name,
+            f"url builtin:{builtin}: expected one of {', '.join(f'builtin:{one}' for one in BUILTINS)}",
+        )
 
 
 def _check_url(config: EndpointConfig) -> None:

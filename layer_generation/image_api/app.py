@@ -53,7 +53,7 @@ from layer_generation.image_api.refusals import (
 from layer_generation.image_api.studio import Studio
 
 _ROUTE = "/v1/images/generations"
-_SMALL_BYTES = 1 << 14
+_SMALL_BYTES = 1 << 12
 """A body of at most so many bytes is understood at once; others are in a thread."""
 _THREADS = 2
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -86,7 +86,9 @@ def application(studio: Studio, access: Access | None = None, intake: Intake | N
             Exception: _broken,
         },
     )
-    _add_generations(app, studio, intake)
+    limiter = anyio.CapacityLimiter(_THREADS)
+    _add_creation(app, studio, intake, limiter)
+    _add_generations(app, studio, limiter)
     _add_facts(app, studio)
     app.router.routes.append(Route("/", page.index, methods=["GET"]))
     app.router.routes.append(Route(page.PREFIX + "{file}", page.file, methods=["GET"]))
@@ -98,10 +100,7 @@ def application(studio: Studio, access: Access | None = None, intake: Intake | N
     return app
 
 
-def _add_generations(app: FastAPI, studio: Studio, intake: Intake) -> None:
-    limiter = anyio.CapacityLimiter(_THREADS)
-    has, registry = studio.has, studio.registry
-
+def _add_creation(app: FastAPI, studio: Studio, intake: Intake, limiter: anyio.CapacityLimiter) -> None:
     @app.post(
         _ROUTE,
         status_code=201,
@@ -115,14 +114,18 @@ def _add_generations(app: FastAPI, studio: Studio, intake: Intake) -> None:
         key = _checked_key(request)
         async with intake.read(request) as body:
             if len(body) <= _SMALL_BYTES:
-                order, digest = _understood(body, has)
+                order, digest = _understood(body, studio.has)
             else:
-                order, digest = await anyio.to_thread.run_sync(_understood, body, has, limiter=limiter)
+                order, digest = await anyio.to_thread.run_sync(_understood, body, studio.has, limiter=limiter)
         first, is_known = studio.accept(order, key, digest)
         headers = {"Location": f"{_ROUTE}/{first['id']}"}
         return answers.answered(
             first, 201, {**headers, "Idempotent-Replayed": "true"} if is_known else headers
         )
+
+
+def _add_generations(app: FastAPI, studio: Studio, limiter: anyio.CapacityLimiter) -> None:
+    registry = studio.registry
 
     @app.get(
         _ROUTE,

@@ -102,6 +102,7 @@ class Studio:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_COLLECT_S):
                 await self._collected.wait()
+        note("stopped")
 
     async def work(self) -> None:
         """Draw what is accepted, for ever."""

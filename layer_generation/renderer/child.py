@@ -17,6 +17,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ from layer_generation.renderer.browser import Drawing, open_page
 from layer_generation.renderer.page_server import PageServer
 from layer_generation.renderer.views import Window, view_from
 
+_end_begun = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -38,17 +40,18 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints, prints to the log
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, scratch), daemon=True).start()
+    opened = ExitStack()  # never closed: a browser that failed may not answer to that either
     try:
-        with PageServer() as server, open_page(browser, server.address) as drawing:
-            _tell(answers, {"ready": drawing.version})
-            for request in iter(requests.get, None):
-                _answer(request, server, drawing, answers)
-    except BrokenPipeError:
-        _end(scratch)
-    except Exception as error:
+        server = opened.enter_context(PageServer())
+        drawing = opened.enter_context(open_page(browser, server.address))
+        _tell(answers, {"ready": drawing.version})
+        while True:
+            _answer(requests.get(), server, drawing, answers)
+    except Exception as error:  # noqa: BLE001 - handed to the owner, who starts another process
         if not _of_the_browser(error):
-            raise
-        _tell(answers, {"broken": " ".join(str(error).split())[:400]})
+            _log.exception("the drawing process failed")
+        with suppress(OSError):  # nobody reads it where the owner is gone
+            _tell(answers, {"broken": " ".join(str(error).split())[:400]})
         _end(scratch, 3)
 
 
@@ -97,7 +100,8 @@ def _read(requests: queue.SimpleQueue[dict[str, Any]], scratch: Path) -> None:
 
 
 def _end(scratch: Path, code: int = 0) -> None:
-    """End the browser and this process at once; take the temporary files away."""
+    """End the browser and this process at once; take the temporary files away. Never returns."""
+    _end_begun.acquire()  # whoever comes second waits here until the process is no more
     for process in _below():
         try:
             process.kill()

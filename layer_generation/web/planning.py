@@ -38,6 +38,8 @@ def pictures(
     if not wanted:
         return []
     known = _near(wanted, {*finished, *queued})
+    if _is_alone(wanted, known):
+        return [Picture(tuple(sorted(wanted, key=lambda one: one[::-1])), (), (), "")]
     whole = extend(_singles(known), np.array(sorted(wanted), dtype=np.int64))
     first = len(known)
     waits: Mapping[int, list[int]] = {number: [] for number in range(first, len(whole))}
@@ -53,6 +55,16 @@ def pictures(
         )
         for number in range(first, len(whole))
     ]
+
+
+def _is_alone(wanted: Collection[Quadrant], known: Collection[Quadrant]) -> bool:
+    """Tell whether the wanted fit into one picture with nothing beside them: no seam can come of it."""
+    columns, rows = {x for x, _ in wanted}, {y for _, y in wanted}
+    fits = max(columns) - min(columns) < 2 and max(rows) - min(rows) < 2
+    beside = any(
+        min(columns) - 1 <= x <= max(columns) + 1 and min(rows) - 1 <= y <= max(rows) + 1 for x, y in known
+    )
+    return fits and len(columns) * len(rows) == len(set(wanted)) and not beside
 
 
 def _near(wanted: Collection[Quadrant], others: Collection[Quadrant]) -> list[Quadrant]:

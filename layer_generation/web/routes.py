@@ -85,7 +85,9 @@ def _map(routes: APIRouter, desk: Desk) -> None:
         later = found
         if after:
             column, row = _corner(after)
-            later = [one for one in found if (one > (row, column) if direction == "1" else one < (row, column))]
+            later = [
+                one for one in found if (one > (row, column) if direction == "1" else one < (row, column))
+            ]
         y, x = (later or found)[0]
         return _plain({"quadrant": [x, y]})
 

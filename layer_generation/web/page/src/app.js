@@ -60,7 +60,9 @@ function showSelection() {
     ? `${places.length === 1 ? `Quadrant ${places[0].join(", ")}` : `${places.length} quadrants`} selected${drawn ? `, ${drawn} with a generation` : ""}`
     : state.boxMode
       ? "Click two opposite corners."
-      : "Click quadrants, up to four; Shift and drag for a rectangle.";
+      : matchMedia("(pointer: coarse)").matches
+        ? "Tap quadrants, up to four, or ▭ for a rectangle."
+        : "Click quadrants, up to four; Shift and drag for a rectangle.";
   at("chosen").textContent = words;
   const rendered = places.every(([x, y]) => has(x, y, "render"));
   at("generate").disabled = !places.length || !state.facts.generates;
@@ -233,7 +235,7 @@ async function fetchAll() {
 async function open() {
   state.facts = JSON.parse(at("boot").textContent);
   at("name").textContent = state.facts.map.name;
-  document.body.classList.toggle("folded", preferences.folded ?? false);
+  document.body.classList.toggle("folded", preferences.folded ?? innerWidth < 720);
   for (const name of ["lines", "coords"]) {
     state[name] = preferences[name] ?? state[name];
     at(name).ariaPressed = String(state[name]);
@@ -271,12 +273,13 @@ async function open() {
     generate();
   });
   document.addEventListener("click", (event) => {
-    const name = event.target.closest?.("[data-do]")?.dataset.do;
+    const name = event.target.closest?.("[data-do]:not(:disabled)")?.dataset.do;
     if (name) run(name);
   });
   for (const name of ["focus", "blur"]) at("map").addEventListener(name, redraw);
   listenKeys(run);
   document.body.dataset.ready = "yes";
+  window.fusiApp = { state, map }; // for people who look into it
 }
 
 open().catch((error) => {

@@ -342,7 +342,7 @@ function margins() {
   const isFolded = document.body.classList.contains("folded");
   return {
     paddingTopLeft: [isBelow ? 14 : 64, 66],
-    paddingBottomRight: [isBelow || isFolded ? 14 : side.width + 28, isBelow ? Math.min(side.height, size.y * 0.62) + 14 : 20],
+    paddingBottomRight: [isBelow || isFolded ? 14 : side.width + 28, isBelow ? (isFolded ? 52 : size.y * 0.54) + 14 : 20],
   };
 }
 

@@ -1,0 +1,230 @@
+"""The page of the generation app as a person uses it: in Chromium, against an app that really runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from layer_generation.camera import MercatorGrid
+from layer_generation.quadrants import QuadrantStore
+from layer_generation.web.items import NewItem
+from layer_generation.web.page import STATIC
+from layer_generation.web.queue import GenerationQueue
+from tests.image_server import HANG, ImageServer, slow
+from tests.layers import write_map
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = """O'Brien "x" </script><img src=x onerror=window.hit=1>"""
+SIDE = 4
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 780}
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"),
+    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="the page is not built: just app-page"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--headless=new", "--no-sandbox"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    with ImageServer() as server:
+        yield server
+
+
+@dataclass
+class App:
+    """An app that runs, and the pages that look at it."""
+
+    address: str
+    folder: Path
+    browser: Browser
+    pages: list[Page] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def page(self, size: dict[str, int] | None = None, **more: object) -> Page:
+        page = self.browser.new_page(viewport=size or DESKTOP, **more)  # type: ignore[arg-type]
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("console", lambda line: self.said.append(line.text) if line.type == "error" else None)
+        page.set_default_timeout(30_000)
+        page.goto(self.address)
+        page.wait_for_selector("body[data-ready=yes]")
+        self.pages.append(page)
+        return page
+
+
+@pytest.fixture
+def app(tmp_path: Path, browser: Browser, server: ImageServer) -> Iterator[App]:
+    quadrants = [(x, y) for y in range(SIDE) for x in range(SIDE)]
+    folder = write_map(tmp_path / "map", MercatorGrid(zoom=5), quadrants)
+    url = server.config("base64").url
+    models = [
+        {"model_id": "negative", "name": HOSTILE, "endpoint": url, "context": "none", "prompt": "negative"},
+        {"model_id": "snow", "name": "Snow", "endpoint": "builtin:pixelart", "prompt": "snow"},
+        {"model_id": "far", "name": "Far", "endpoint": url, "api_key_env": "NO_SUCH_KEY"},
+    ]
+    (folder / "app_config.json").write_text(json.dumps({"models": models}), encoding="utf-8")
+    command = [sys.executable, "-m", "fusi_pipeline.cli", "app", str(folder), "--port", "auto"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            app = App(process.stdout.readline().split()[0], folder, browser)
+            yield app
+            assert app.said == []
+        finally:
+            for page in app.pages:
+                page.close()
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+def click(page: Page, x: int, y: int, **more: object) -> None:
+    """Click the middle of a quadrant."""
+    at = page.evaluate(f"fusiApp.map.latLngToContainerPoint([{y} + 0.5, {x} + 0.5])")
+    page.mouse.click(at["x"], at["y"], **more)  # type: ignore[arg-type]
+
+
+def rows(page: Page) -> dict[int, str]:
+    """Return the items of the list with how they stand."""
+    listed = page.evaluate(
+        "[...document.querySelectorAll('#items li')].map((row) => [Number(row.dataset.id), row.className])"
+    )
+    return {number: words.split()[1] for number, words in listed}
+
+
+def generated(app: App) -> set[tuple[int, int]]:
+    with QuadrantStore(app.folder) as store:
+        return {(x, y) for x, y in store.coordinates("generation").tolist()}
+
+
+def test_a_person_selects_chooses_a_model_generates_and_watches_it_complete(app: App) -> None:
+    page = app.page()
+    expect(page.locator("#generate")).to_be_disabled()
+    assert page.locator("#model option").all_inner_texts() == [HOSTILE, "Snow", "Far (not ready)"]
+    click(page, 1, 1)
+    click(page, 2, 1)
+    expect(page.locator("#chosen")).to_have_text("2 quadrants selected")
+    page.select_option("#model", "snow")
+    page.click("#generate")
+    expect(page.locator("#items li")).to_have_class("item complete", timeout=20_000)
+    assert generated(app) == {(1, 1), (2, 1)}
+    page.keyboard.press("2")
+    page.wait_for_function("fusiApp.state.layer === 'generation'")
+    page.wait_for_selector("#map img[src^=blob]")
+    click(page, 1, 1)
+    expect(page.locator("#about")).to_contain_text("Snow")
+    assert page.evaluate("window.hit") is None
+
+
+def test_everything_can_be_done_by_keyboard(app: App) -> None:
+    page = app.page()
+    page.locator("#map").focus()
+    for key in ("ArrowRight", "ArrowDown", " ", "f", "Escape", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#chosen")).to_have_text("Quadrant 2, 1 selected")
+    page.keyboard.press("g")
+    expect(page.locator("#items li")).to_have_class("item complete")
+    page.keyboard.press("n")
+    expect(page.locator("#about")).to_contain_text("flagged")
+    for _ in range(2):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#chosen")).to_contain_text("3 quadrants selected")
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+
+
+def test_a_reload_in_the_middle_changes_nothing_and_cancelling_sticks(app: App, server: ImageServer) -> None:
+    server.fail(HANG, times=1)
+    page = app.page()
+    page.keyboard.down("Shift")
+    ends = [page.evaluate(f"fusiApp.map.latLngToContainerPoint([{at}, {at}])") for at in (0.5, 2.5)]
+    page.mouse.move(ends[0]["x"], ends[0]["y"])
+    page.mouse.down()
+    page.mouse.move(ends[1]["x"], ends[1]["y"], steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    expect(page.locator("#chosen")).to_have_text("9 quadrants selected")
+    page.click("#generate")
+    expect(page.locator("#items li.processing")).to_have_count(1)
+    before = rows(page)
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    assert rows(page) == before
+    page.locator("#items li.processing button[title=Cancel]").click()
+    expect(page.locator("#items li.cancelled")).to_have_count(1)
+    expect(page.locator("#items li.held")).to_have_count(len(before) - 1)
+    page.locator("#items li.cancelled button[title=Retry]").click()
+    expect(page.locator("#items li.complete")).to_have_count(len(before))
+    assert len(generated(app)) == 9
+
+
+def test_two_pages_and_other_programs_see_the_same(app: App, server: ImageServer) -> None:
+    server.fail(slow(0.5), times=20)
+    first, second = app.page(), app.page(PHONE, has_touch=True, color_scheme="dark")
+    with GenerationQueue(app.folder) as queue:
+        queue.add(
+            [NewItem(item_type="generate", quadrants=((3, 3),)), NewItem(item_type="paint", quadrants=())]
+        )
+    for page in (first, second):
+        expect(page.locator("#items li.error .status")).to_contain_text("item_type = 'paint'")
+        expect(page.locator("#items li.complete")).to_have_count(1)
+    second.click("#fold")
+    second.click("#clearFinished")
+    expect(first.locator("#items li")).to_have_count(0)
+
+
+def test_a_phone_folds_the_panel_and_selects_by_touch(app: App) -> None:
+    page = app.page(PHONE, has_touch=True)
+    expect(page.locator("#work")).to_be_hidden()
+    at = page.evaluate("fusiApp.map.latLngToContainerPoint([0.5, 0.5])")
+    page.touchscreen.tap(at["x"], at["y"])
+    page.click("#fold")
+    expect(page.locator("#chosen")).to_have_text("Quadrant 0, 0 selected")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]
+
+
+def test_notes_flags_and_deleting_ask_before_what_cannot_be_taken_back(app: App) -> None:
+    page = app.page()
+    click(page, 0, 0)
+    page.select_option("#model", "snow")
+    page.click("#generate")
+    expect(page.locator("#items li.complete")).to_have_count(1)
+    click(page, 0, 0)
+    page.keyboard.press("e")
+    page.locator("#edit textarea").fill(HOSTILE)
+    page.get_by_text("Keep the note").click()
+    page.locator("#edit").get_by_text("Close").click()
+    expect(page.locator("#about")).to_contain_text(HOSTILE)
+    page.locator("#map").focus()
+    page.keyboard.press("Delete")
+    page.locator("#sure").get_by_role("button", name="No").click()
+    assert generated(app) == {(0, 0)}
+    page.keyboard.press("Delete")
+    page.locator("#sure").get_by_role("button", name="Delete").click()
+    expect(page.locator("#chosen")).to_have_text("Quadrant 0, 0 selected")
+    assert generated(app) == set()
+
+
+def test_a_model_that_cannot_be_used_says_why_before_anything_is_queued(app: App) -> None:
+    page = app.page()
+    page.select_option("#model", "far")
+    expect(page.locator("#unready")).to_contain_text("NO_SUCH_KEY")
