@@ -315,8 +315,8 @@ def _of_size(picture: Pixels) -> Pixels:
 def _key(request: EditRequest, shown: Template, endpoint: EndpointConfig) -> str:
     """Return a hash of all that decides about an answer."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(np.ascontiguousarray(request.image))
-    digest.update(np.ascontiguousarray(shown.known))
+    digest.update(np.ascontiguousarray(request.image).data)
+    digest.update(np.ascontiguousarray(shown.known).data)
     words: Mapping[str, Any] = {
         "prompt": request.prompt, "negative": request.negative_prompt, "steps": request.steps,
         "guidance": request.guidance, "strength": request.strength, "seed": request.seed,

@@ -58,6 +58,7 @@ class Desk:
 
     def start(self) -> None:
         """Begin to work at the queue, and to look for changes."""
+        self.painter.start()
         self.board.start()
         self._making.start()
         if self.given.generates:

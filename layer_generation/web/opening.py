@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layer_generation.camera import MercatorGrid
+from layer_generation.camera import Geometry, MercatorGrid
+from layer_generation.errors import RendererUnavailable
 from layer_generation.quadrants import QuadrantStore
+from layer_generation.renderer.open import new_renderer
 from layer_generation.web.app import application
 from layer_generation.web.desk import Desk, DeskConfig
 from layer_generation.web.lanes import Log
 from layer_generation.web.models import read_app_config
-from layer_generation.web.painters import NoPainter, NumpyPainter, Painter
+from layer_generation.web.painters import BrowserPainter, NoPainter, NumpyPainter, Painter
 from layer_generation.web.server import serve
 
 
@@ -45,9 +47,6 @@ def opened(
         store.require_own()
         geometry = store.geometry
     models = read_app_config(config, folder, environment)
-    painter: Painter = NumpyPainter()
-    if not isinstance(geometry, MercatorGrid):
-        painter = NoPainter("isometric renders need a browser")
     given = DeskConfig(
         folder=folder,
         config=models,
@@ -55,4 +54,14 @@ def opened(
         layer_folders=tuple(layers_dirs),
         generates=generates,
     )
-    return Site(Desk(given, painter, log))
+    return Site(Desk(given, _painter(geometry, folder), log))
+
+
+def _painter(geometry: Geometry, folder: Path) -> Painter:
+    """Return who draws a map; where no browser is installed, isometric maps are only looked at."""
+    if isinstance(geometry, MercatorGrid):
+        return NumpyPainter()
+    try:
+        return BrowserPainter(new_renderer(), folder)
+    except RendererUnavailable as error:
+        return NoPainter(str(error))

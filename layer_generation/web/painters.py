@@ -1,17 +1,23 @@
 """Who draws the renders that an app is asked for.
 
-Web-mercator maps are drawn with numpy in this process. Isometric ones need the
-browser that stays open; where there is none, everything else of the app works.
+Web-mercator maps are drawn with numpy in this process. Isometric ones are drawn by
+the one renderer of the app, a browser that stays open and that commands and
+Dagster use too while the app runs; where there is none, everything else works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from layer_generation.errors import GeometryInvalid
 from layer_generation.map_rendering import paint
+from layer_generation.renderer.open import new_renderer
+from layer_generation.renderer.server import shared
+from layer_generation.renderer.service import Renderer
 from layer_generation.web.items import Quadrant
 
 
@@ -23,6 +29,10 @@ class Painter(Protocol):
 
     def paint(self, folder: Path, quadrants: Sequence[Quadrant]) -> Iterator[tuple[int, int, bytes]]:
         """Yield quadrants with their pictures as PNG. Raises FusiError where one cannot be drawn."""
+        ...
+
+    def start(self) -> None:
+        """Start what it runs."""
         ...
 
     def status(self) -> dict[str, object]:
@@ -43,12 +53,71 @@ class NumpyPainter:
         """Yield quadrants with their pictures as PNG."""
         return paint(folder, quadrants)
 
+    def start(self) -> None:
+        """Nothing is to be started."""
+
     def status(self) -> dict[str, object]:
         """Return that it is ready."""
         return {"kind": self.kind, "state": "ready", "reason": "", "waiting": 0}
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class BrowserPainter:
+    """Draws isometric maps with the renderer, which lives as long as the app and is shared with others."""
+
+    kind = "browser"
+
+    def __init__(self, renderer: Renderer, folder: Path) -> None:
+        """Take a renderer that is not started, and the folder by which other processes find it."""
+        self._renderer = renderer
+        self._folder = folder
+        self._open = ExitStack()
+
+    def start(self) -> None:
+        """Start the browser, and let other processes use it."""
+        self._open.enter_context(self._renderer)
+        self._open.enter_context(shared(self._renderer, self._folder))
+
+    def paint(self, folder: Path, quadrants: Sequence[Quadrant]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield quadrants with their pictures as PNG, in the order in which everybody asked."""
+        return paint(folder, quadrants, self._renderer)
+
+    def status(self) -> dict[str, object]:
+        """Return how the renderer is, with its figures."""
+        now = self._renderer.status()
+        return {"kind": self.kind, "reason": now.last_failure or "", **asdict(now)}
+
+    def close(self) -> None:
+        """End the browser; who waits is told."""
+        self._open.close()
+
+
+class BrowserPainter:
+    """Draws any map with a browser that stays open, and shares it with other processes at the map."""
+
+    kind = "browser"
+
+    def __init__(self, folder: Path) -> None:
+        """Begin to start the browser. Raises RendererUnavailable."""
+        with ExitStack() as opened:
+            self._renderer = opened.enter_context(new_renderer())
+            opened.enter_context(shared(self._renderer, folder))
+            self._opened = opened.pop_all()
+
+    def paint(self, folder: Path, quadrants: Sequence[Quadrant]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield quadrants with their pictures as PNG, in turn with everybody's."""
+        return paint(folder, quadrants, self._renderer)
+
+    def status(self) -> dict[str, object]:
+        """Return how the browser is: `kind`, `reason`, and what `RendererStatus` says."""
+        now = self._renderer.status()
+        return {"kind": self.kind, "reason": now.last_failure or "", **asdict(now)}
+
+    def close(self) -> None:
+        """End the browser; who waits is answered."""
+        self._opened.close()
 
 
 class NoPainter:
@@ -62,6 +131,9 @@ class NoPainter:
     def paint(self, folder: Path, quadrants: Sequence[Quadrant]) -> Iterator[tuple[int, int, bytes]]:
         """Raise GeometryInvalid."""
         raise GeometryInvalid(f"{folder}: {self._reason}")
+
+    def start(self) -> None:
+        """Nothing is to be started."""
 
     def status(self) -> dict[str, object]:
         """Return why nothing is drawn."""

@@ -85,9 +85,8 @@ def _map(routes: APIRouter, desk: Desk) -> None:
         later = found
         if after:
             column, row = _corner(after)
-            later = [
-                one for one in found if (one > (row, column) if direction == "1" else one < (row, column))
-            ]
+            forward, here = direction == "1", (row, column)
+            later = [one for one in found if (one > here if forward else one < here)]
         y, x = (later or found)[0]
         return _plain({"quadrant": [x, y]})
 
