@@ -57,7 +57,7 @@ from layer_generation.renderer.views import (
     view_from,
     view_json,
 )
-from layer_generation.web import painters
+from layer_generation.web.painters import BrowserPainter
 from tests import served
 from tests.layers import done, told
 
@@ -667,13 +667,11 @@ def test_a_shared_renderer_draws_isometric_maps_in_parallel_and_goes_on(
         assert renderer.status().rendered == 9
 
 
-def test_an_app_draws_with_a_renderer_that_it_shares(
-    fake: type[Fake], archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_app_draws_with_a_renderer_that_it_shares(fake: type[Fake], archive: Path, tmp_path: Path) -> None:
     camera = IsometricCamera(seed_lat=44.2, seed_lon=6.5, view_height_m=60_000)
     make_isometric_map(tmp_path, camera, (-1, -1, 1, 1), archive)
-    monkeypatch.setattr(painters, "new_renderer", lambda: Renderer(Path("b")))
-    painter = painters.BrowserPainter(tmp_path)
+    painter = BrowserPainter(Renderer(Path("b")), tmp_path)
+    painter.start()
     try:
         drawn = list(painter.paint(tmp_path, [(0, 0), (1, -1)]))
         assert [one[:2] for one in drawn] == [(0, 0), (1, -1)]

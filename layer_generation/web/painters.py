@@ -15,7 +15,6 @@ from typing import Protocol
 
 from layer_generation.errors import GeometryInvalid
 from layer_generation.map_rendering import paint
-from layer_generation.renderer.open import new_renderer
 from layer_generation.renderer.server import shared
 from layer_generation.renderer.service import Renderer
 from layer_generation.web.items import Quadrant
@@ -92,32 +91,6 @@ class BrowserPainter:
     def close(self) -> None:
         """End the browser; who waits is told."""
         self._open.close()
-
-
-class BrowserPainter:
-    """Draws any map with a browser that stays open, and shares it with other processes at the map."""
-
-    kind = "browser"
-
-    def __init__(self, folder: Path) -> None:
-        """Begin to start the browser. Raises RendererUnavailable."""
-        with ExitStack() as opened:
-            self._renderer = opened.enter_context(new_renderer())
-            opened.enter_context(shared(self._renderer, folder))
-            self._opened = opened.pop_all()
-
-    def paint(self, folder: Path, quadrants: Sequence[Quadrant]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield quadrants with their pictures as PNG, in turn with everybody's."""
-        return paint(folder, quadrants, self._renderer)
-
-    def status(self) -> dict[str, object]:
-        """Return how the browser is: `kind`, `reason`, and what `RendererStatus` says."""
-        now = self._renderer.status()
-        return {"kind": self.kind, "reason": now.last_failure or "", **asdict(now)}
-
-    def close(self) -> None:
-        """End the browser; who waits is answered."""
-        self._opened.close()
 
 
 class NoPainter:
