@@ -79,7 +79,7 @@ def render_map(
     """
     with QuadrantStore(folder) as store:
         geometry = store.geometry
-        chosen = _chosen(folder, geometry, renderer, missing)
+        chosen = _chosen(folder, geometry, renderer, missing or _stated(store))
         with Terrain(terrain_of(store, archive), _zoom(geometry)) as terrain:
             if archive is not None:
                 store.set_fact("terrain", terrain_facts(terrain, folder))
@@ -113,10 +113,10 @@ def paint(
     with QuadrantStore(folder) as store:
         geometry = store.geometry
         if renderer is None:
-            _chosen(folder, geometry, "numpy", None)
+            _chosen(folder, geometry, "numpy", _stated(store))
         with Terrain(terrain_of(store, None), _zoom(geometry)) as terrain:
             style = _settled(store, terrain, None, None, redo=not len(store.coordinates("render")))
-            filling = _filling(store, None, redo=False)
+            filling = _stated(store)
             for x, y in quadrants:
                 if renderer is None:
                     yield x, y, _drawn(with_margin(x, y, terrain.heights), y, terrain.zoom, style)
@@ -126,7 +126,7 @@ def paint(
                     yield x, y, renderer.render(view).png()
 
 
-def _chosen(folder: Path, geometry: Geometry, named: Drawer | None, missing: Missing | None) -> Drawer:
+def _chosen(folder: Path, geometry: Geometry, named: Drawer | None, missing: Missing) -> Drawer:
     """Return what draws a map. Raises GeometryInvalid and UsageError for what numpy cannot."""
     flat = isinstance(geometry, MercatorGrid)
     chosen: Drawer = named or ("numpy" if flat and missing != "hole" else "browser")
@@ -136,7 +136,9 @@ def _chosen(folder: Path, geometry: Geometry, named: Drawer | None, missing: Mis
             "use --renderer browser, or fill it with `fusi layer map import-images`"
         )
     if chosen == "numpy" and missing == "hole":
-        raise UsageError("--missing hole: is drawn by --renderer browser only")
+        raise UsageError(
+            f"{folder}: is a map with holes (--missing hole), which only --renderer browser draws"
+        )
     return chosen
 
 
@@ -144,13 +146,17 @@ def _zoom(geometry: Geometry) -> int:
     return geometry.zoom if isinstance(geometry, MercatorGrid) else 0
 
 
+def _stated(store: QuadrantStore) -> Missing:
+    """Return what stands where a map's terrain has no heights, as the map says."""
+    return "hole" if store.fact("missing") == "hole" else "sea"
+
+
 def _filling(store: QuadrantStore, missing: Missing | None, *, redo: bool) -> Missing:
     """Return what stands where a map's terrain has no heights, and keep it.
 
     Raises UsageError where renders of another kind would stay.
     """
-    stated = store.fact("missing")
-    before: Missing = "hole" if stated == "hole" else "sea"
+    before = _stated(store)
     if missing is None or missing == before:
         return before
     if not redo:
@@ -173,7 +179,8 @@ def _settled(
     """Return the style of a map, and keep it. Raises UsageError where renders of another would stay."""
     stated = store.fact("relief")
     before = ReliefStyle(**stated) if isinstance(stated, dict) else None
-    base = before or style_of(_samples(store, terrain))
+    samples = [] if before else list(_samples(store, terrain))
+    base = before or style_of(samples)
     low, high = tint_m or (base.low_m, base.high_m)
     style = ReliefStyle(exaggeration=exaggeration or base.exaggeration, low_m=low, high_m=high)
     if style != before:
@@ -182,7 +189,8 @@ def _settled(
                 f"{store.folder}: has renders of another style, which would meet the new ones with a seam; "
                 "draw them again with --overwrite"
             )
-        store.set_fact("relief", asdict(style))
+        if samples or before or tint_m:  # a map without heights yet has them chosen later
+            store.set_fact("relief", asdict(style))
     return style
 
 

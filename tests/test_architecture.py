@@ -73,7 +73,7 @@ def test_what_workers_are_told_by_name_exists(name: str) -> None:
     assert callable(importlib.import_module(name).start)
 
 
-@pytest.mark.parametrize("module", ["build", "merge_run", "deep"])
+@pytest.mark.parametrize("module", ["build_run", "merge_run", "deep"])
 def test_the_functions_workers_are_told_by_name_exist(module: str) -> None:
     text = (REPOSITORY / "fusi_pipeline" / f"{module}.py").read_text(encoding="utf-8")
     worker = importlib.import_module(str(importlib.import_module(f"fusi_pipeline.{module}")._WORKER))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
-from fusi_pipeline import cli, console, plan
+from fusi_pipeline import cli, console, cost
 from fusi_pipeline.aggregate import AggregateReport
 from fusi_pipeline.at import PlaceReport
 from fusi_pipeline.build import BuildReport
@@ -467,7 +467,7 @@ def test_no_file_says_where_packages_come_from() -> None:
 
 
 def test_memory_figures_are_those_of_the_plan() -> None:
-    process, arrays = plan._PROCESS_MIB, plan._ARRAYS_MIB[plan.BLOCK_LEVELS]
+    process, arrays = cost._PROCESS_MIB, cost._ARRAYS_MIB[cost.BLOCK_LEVELS]
     assert re.findall(r"\| (\d+) \|$", sections("ARCHITECTURE.md")["memory"], re.M) == [
         *(str(process),) * 3,
         str(arrays),

@@ -22,7 +22,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusi_pipeline.errors import ArchiveMissing
+from fusi_pipeline.errors import ArchiveMissing, UsageError
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.hillshade import ReliefStyle
 from layer_generation import settings as environment
@@ -37,6 +37,7 @@ from layer_generation.errors import (
 )
 from layer_generation.map_making import make_isometric_map, make_map
 from layer_generation.map_rendering import render_map
+from layer_generation.quadrants import QuadrantStore
 from layer_generation.renderer import browser as browsers
 from layer_generation.renderer import scratch, service
 from layer_generation.renderer.client import RemoteRenderer, shared_renderer
@@ -687,3 +688,22 @@ def test_tickets_are_futures() -> None:
     ticket = Ticket(view())
     assert ticket.cancel()
     assert ticket.given_up
+
+
+def test_a_map_with_holes_stays_one_and_a_map_without_quadrants_has_no_style_yet(
+    fake: type[Fake], archive: Path, tmp_path: Path
+) -> None:
+    camera = IsometricCamera(seed_lat=44.2, seed_lon=6.5, view_height_m=60_000)
+    make_isometric_map(tmp_path / "none", camera, None, archive)
+    assert done(render_map(tmp_path / "none")).rendered == 0
+    with QuadrantStore(tmp_path / "none") as store:
+        assert store.fact("relief") is None
+    folder = tmp_path / "flat"
+    done(make_map(folder, archive, 5))
+    with Renderer(Path("b")) as renderer, shared(renderer, folder):
+        assert done(render_map(folder, missing="hole")).renderer == "browser"
+        assert done(render_map(folder, overwrite=True)).renderer == "browser"
+    with pytest.raises(UsageError, match="map with holes"):
+        done(render_map(folder, renderer="numpy"))
+    with pytest.raises(UsageError, match="--overwrite"):
+        done(render_map(folder, missing="sea"))

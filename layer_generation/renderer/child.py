@@ -16,6 +16,7 @@ import queue
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from layer_generation.renderer.browser import Drawing, open_page
 from layer_generation.renderer.page_server import PageServer
 from layer_generation.renderer.views import Window, view_from
 
+_WATCH_S = 1.0
 _end_begun = threading.Lock()
 _log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints, prints to the log
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, scratch), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), scratch), daemon=True).start()
     opened = ExitStack()  # never closed: a browser that failed may not answer to that either
     try:
         server = opened.enter_context(PageServer())
@@ -96,6 +99,13 @@ def _read(requests: queue.SimpleQueue[dict[str, Any]], scratch: Path) -> None:
     """Queue the requests; end everything when the owner closes the pipe or is no more."""
     for line in sys.stdin.buffer:
         requests.put(json.loads(line))
+    _end(scratch)
+
+
+def _watch(owner: int, scratch: Path) -> None:
+    """End everything when the owner is no more, though another process it forked holds the pipe open."""
+    while os.getppid() == owner:
+        time.sleep(_WATCH_S)
     _end(scratch)
 
 

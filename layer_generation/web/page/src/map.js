@@ -36,6 +36,7 @@ const Tiles = L.GridLayer.extend({
     const tile = document.createElement("img");
     tile.alt = "";
     tile.draggable = false;
+    tile.style.visibility = "hidden";
     tile.place = [level, x, y];
     this.fill(tile, done);
     return tile;
