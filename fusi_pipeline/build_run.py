@@ -16,6 +16,7 @@ from fusi_pipeline.build_before import BuildBefore
 from fusi_pipeline.build_ledger import BuildLedger, forget_ahead
 from fusi_pipeline.build_metadata import source_metadata
 from fusi_pipeline.cost import workers_for
+from fusi_pipeline.disk_space import RoomWatch
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, SourceEmpty
 from fusi_pipeline.plan import Block, SourcePlan
 from fusi_pipeline.progress import Progress
@@ -89,6 +90,7 @@ class BuildRun:
         self.crosses = box.left > box.right
         self.tally = Tally()
         self.bytes_written = 0
+        self.room = RoomWatch(output, len(plan.coordinates))
 
     def is_current(self) -> Generator[Progress, None, bool]:
         """Tell whether the finished archive is, byte for byte, what this plan would write.
@@ -239,6 +241,7 @@ class BuildRun:
                 self.tally.lost.append((made.what, made.reason))
                 continue
             yield self._commit(work.ledger, position, taken or made, new=taken is None)
+            yield from self.room.wrote(position + 1, (taken or made).record.size_bytes)
         yield from self._notes(work.pool, work.ledger.count)
 
     def _taken(self, work: _Work, task: Block | ParentTask) -> Made | None:

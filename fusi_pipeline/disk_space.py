@@ -24,6 +24,8 @@ _ENOUGH_MIB = 1
 """What there has to be more than when the disk was full."""
 _QUOTA_S = 300.0
 """After this long it is tried again anyway: a quota does not show in the free space."""
+_ROOM_STRIDE = 64
+"""Pieces of work between two looks at whether the rest will fit."""
 _SURE_SHARE = 0.25
 """Sizes are estimates: less than this share of one is too little in any case."""
 
@@ -72,6 +74,31 @@ def check_room(path: Path, expected_bytes: float, settings: Settings) -> Generat
         yield from _waiting(str(error).partition("; ")[0], path, least_mib, settings, None)
     elif free < expected_mib:
         yield _moment(f"{path}: about {expected_mib} MiB are to be written, {free} MiB are free")
+
+
+class RoomWatch:
+    """Looks now and then whether what is left to write still fits, and says once that it does not."""
+
+    def __init__(self, path: Path, total: int) -> None:
+        """Watch the volume of `path` over `total` pieces of work."""
+        self._path = path
+        self._total = total
+        self._pieces = self._bytes = 0
+        self._said = False
+
+    def wrote(self, done: int, size: int) -> Iterator[Progress]:
+        """Note that piece `done`, of `size` bytes, is written; yield a line if the rest will not fit."""
+        self._pieces += 1
+        self._bytes += size
+        if self._said or self._pieces % _ROOM_STRIDE:
+            return
+        left_mib = round(self._bytes / self._pieces * (self._total - done)) >> 20
+        if (free := free_mib(self._path)) < left_mib:
+            self._said = True
+            yield _moment(
+                f"{self._path}: at the present rate about {left_mib} MiB are still to be written, "
+                f"{free} MiB are free"
+            )
 
 
 def _waiting(

@@ -1,8 +1,9 @@
 """How worker processes come to be: forked from a server that has imported everything once.
 
-The server listens on a socket in a folder of this run, never in the system's
-temporary folder. Paths of sockets are short (108 bytes with their end), so a
-longer one is reached through the folder's descriptor where the system has that.
+The server listens on a socket. On Linux its file is in the scratch folder for a
+moment only: an open descriptor of it is all that connecting takes, so that
+neither the length of a path matters nor anything is left behind. Elsewhere it
+is where multiprocessing puts it.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, util
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
+from fusi_pipeline.tiles.files import writable_folder
 
-_PREFIX = "fusi-socket-"
-_LONGEST_PATH = 80
-"""Of a folder for sockets, in bytes; its own name and what multiprocessing adds fit behind it."""
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 def fork_context(scratch: Path, preload: tuple[str, ...]) -> ForkServerContext:
-    """Return the context in which workers are started; its socket lies in `scratch`, which exists."""
-    _place_socket(scratch)
+    """Return the context in which workers are started, the server running; `scratch` is made if need be."""
     context = _Context()
     context.set_forkserver_preload(list(preload))
+    writable_folder(scratch)
+    if _DESCRIPTORS.is_dir():
+        with _socket_in(scratch):
+            forkserver.ensure_running()
+    else:
+        forkserver.ensure_running()
     return context
 
 
@@ -60,41 +64,24 @@ class _Context(ForkServerContext):
     Process = _Process
 
 
-def _place_socket(scratch: Path) -> None:
-    """Give multiprocessing a folder for its socket, as long as it has none that is there.
-
-    A server whose socket is gone, with the output folder of an earlier run in
-    this process, cannot be reached any more, and makes way for another.
-    """
+@contextmanager
+def _socket_in(scratch: Path) -> Iterator[None]:
+    """Let a server that is started meanwhile have its socket in a folder, and be reached without it after."""
+    server: Any = forkserver._forkserver
     config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
-    known = config.get("tempdir")
-    if known is not None and Path(known).is_dir():
-        return
-    if known is not None:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    _remove_abandoned(scratch)
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=scratch.absolute())
-    util.Finalize(None, _remove, args=(folder,), exitpriority=-100)
-    config["tempdir"] = _short(folder)
-
-
-def _short(folder: str) -> str:
-    """Return a path of a folder that a socket can have, open for the rest of this process where need be."""
-    through = f"/proc/{os.getpid()}/fd"
-    if len(os.fsencode(folder)) <= _LONGEST_PATH or not Path(through).is_dir():
-        return folder
-    return f"{through}/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}"
-
-
-def _remove(folder: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        Path(folder).parent.rmdir()  # the scratch folder goes when it is empty
-
-
-def _remove_abandoned(scratch: Path) -> None:
-    """Remove the sockets of processes that are no more."""
-    for folder in scratch.glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    before, address = config.get("tempdir"), server._forkserver_address
+    folder = tempfile.mkdtemp(prefix="fusi-socket-", dir=scratch.absolute())
+    descriptor = os.open(folder, os.O_RDONLY)
+    config["tempdir"] = str(_DESCRIPTORS / str(descriptor))  # short, as the path of a socket has to be
+    try:
+        yield
+        if server._forkserver_address != address:
+            socket = os.open(server._forkserver_address, os.O_PATH)  # for the rest of this process
+            server._forkserver_address = str(_DESCRIPTORS / str(socket))
+    finally:
+        if before is None:
+            del config["tempdir"]
+        else:
+            config["tempdir"] = before
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)

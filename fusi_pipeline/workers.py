@@ -20,7 +20,6 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +27,6 @@ from typing import Any, TypeVar
 from fusi_pipeline.errors import WorkerLost
 from fusi_pipeline.fork_server import fork_context
 from fusi_pipeline.settings import given_to_children
-from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.sqlite import temporary_tables_in
 from fusi_pipeline.watchdog import Limits
 from fusi_pipeline.worker_pool import WorkerGone, WorkerPool, serve_tasks
@@ -80,10 +78,8 @@ def process_pool(
     with an error ends the workers at once: they hold nothing that is not made
     again.
     """
-    scratch = writable_folder(Path(environment["TMPDIR"]))
-    method = fork_context(scratch, PRELOAD)
     with given_to_children(environment):
-        forkserver.ensure_running()
+        method = fork_context(Path(environment["TMPDIR"]), PRELOAD)
     pool = WorkerPool(workers, method, _main, (dict(environment), module, context), limits or Limits())
     try:
         yield pool

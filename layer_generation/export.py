@@ -246,8 +246,14 @@ def _quadrant(path: Path) -> Pixels:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImageInvalid(path, f"{error.strerror or error}, though its block is complete") from error
-    pixels = decoded(data, path)
+        raise ImageInvalid(
+            path, f"{error.strerror or error}, though its block is complete; `fusi layer generate` remakes it"
+        ) from error
+    try:
+        pixels = decoded(data, path)
+    except ImageInvalid as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ImageInvalid(path, f"{reason}; delete it, and `fusi layer generate` remakes it") from error
     if pixels.shape[:2] != (QUADRANT_PX, QUADRANT_PX):
         raise ImageInvalid(path, f"is {pixels.shape[1]} x {pixels.shape[0]} px, a quadrant {QUADRANT_PX}")
     return pixels

@@ -39,6 +39,8 @@ class Summary:
     """Complete blocks by the endpoint, and model where it is stated, that drew them."""
     prompts: tuple[str, ...]
     """SHA-256 of the prompts that were used."""
+    plan_sha256: str
+    """Of the blocks in their order, a line each: step, x, y, width, height."""
 
     @property
     def missing(self) -> int:
@@ -67,8 +69,9 @@ def summary_of(progress: Progress) -> Summary:
     finished: list[Quadrant] = []
     blocks: dict[str, dict[str, int]] = {}
     types: dict[str, int] = {}
-    quadrants = 0
+    quadrants, plan = 0, hashlib.sha256()
     for block in progress.blocks():
+        plan.update(f"{block.step} {block.x} {block.y} {block.width} {block.height}\n".encode())
         quadrants += block.width * block.height
         kind = f"{block.width}x{block.height}"
         types[kind] = types.get(kind, 0) + 1
@@ -86,7 +89,13 @@ def summary_of(progress: Progress) -> Summary:
         if facts.get("prompt_sha256"):
             prompts.add(str(facts["prompt_sha256"]))
     return Summary(
-        tuple(finished), quadrants, blocks, types, dict(sorted(models.items())), tuple(sorted(prompts))
+        finished=tuple(finished),
+        quadrants=quadrants,
+        blocks=blocks,
+        types=types,
+        models=dict(sorted(models.items())),
+        prompts=tuple(sorted(prompts)),
+        plan_sha256=plan.hexdigest(),
     )
 
 
@@ -183,7 +192,12 @@ def _provenance(config: LayerConfig, summary: Summary, terrain: Mapping[str, obj
         "prompt_sha256": list(summary.prompts) or [hashlib.sha256(config.prompt.encode()).hexdigest()],
         "seed": config.generation_params.get("seed", 0),
         "seeds": _SEEDS,
-        "plan": {"quadrants": summary.quadrants, "steps": summary.blocks, "types": summary.types},
+        "plan": {
+            "quadrants": summary.quadrants,
+            "steps": summary.blocks,
+            "types": summary.types,
+            "sha256": summary.plan_sha256,
+        },
         "finished": len(summary.finished),
         "missing": summary.missing,
         "terrain": {key: terrain[key] for key in ("name", "attribution") if terrain.get(key)},

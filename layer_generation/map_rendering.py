@@ -136,9 +136,7 @@ def _chosen(folder: Path, geometry: Geometry, named: Drawer | None, missing: Mis
             "use --renderer browser, or fill it with `fusi layer map import-images`"
         )
     if chosen == "numpy" and missing == "hole":
-        raise UsageError(
-            f"{folder}: is a map with holes (--missing hole), which only --renderer browser draws"
-        )
+        raise UsageError(f"{folder}: is a map with holes (--missing hole); only --renderer browser draws it")
     return chosen
 
 

@@ -21,7 +21,8 @@ from fusi_pipeline.workers import Lost
 
 
 class _Pool:
-    notes: deque[str] = deque()
+    def __init__(self) -> None:
+        self.notes: deque[str] = deque()
 
 
 class Workers:
@@ -55,7 +56,9 @@ class Workers:
                 self.made += [f"{task}"] if needed else []
                 yield task, do(task) if needed else None
 
-    def _fresh(self, _environment: object, function: str, job: Any, group: Any) -> Generator[Progress, None, Any]:
+    def _fresh(
+        self, _environment: object, function: str, job: Any, group: Any
+    ) -> Generator[Progress, None, Any]:
         self.groups.append(group.number)
         module, name = function.split(":")
         return (yield from getattr(importlib.import_module(module), name)(job, group))

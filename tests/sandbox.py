@@ -10,10 +10,10 @@ from pathlib import Path
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 """System calls of Landlock, alike on all processors."""
-_WRITE = 0b1111_1111_1111_0010
-"""Of the rights of version 3: write, remove, make anything, link, truncate; neither read, list nor execute."""
-_EVERYWHERE = ("/dev", "/proc")
-"""Devices that are no disk, and settings of the process itself."""
+_WRITES = 0x7FF2
+"""The rights of version 3 that change something: write, remove, make anything, link, truncate."""
+_FILE_WRITES = 0x4002
+"""Those of a file."""
 
 
 def is_available() -> bool:
@@ -24,14 +24,14 @@ def is_available() -> bool:
 def confine(*folders: Path) -> None:
     """Refuse this process, and all that it starts, to write anywhere but below these folders."""
     libc = ctypes.CDLL(None, use_errno=True)
-    rights = 0x7FFE & ~0b1100  # all of version 3 from bit 1 on, but for reading and listing
-    rules = libc.syscall(_CREATE, struct.pack("Q", rights), 8, 0)
+    rules = libc.syscall(_CREATE, struct.pack("Q", _WRITES), 8, 0)
     if rules < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
-    for folder in (*map(str, folders), *_EVERYWHERE):
-        descriptor = os.open(folder, os.O_PATH)
+    allowed = [*((folder, _WRITES) for folder in folders), (Path(os.devnull), _FILE_WRITES)]
+    for path, rights in allowed:
+        descriptor = os.open(path, os.O_PATH)
         if libc.syscall(_ADD, rules, 1, struct.pack("=Qi", rights, descriptor), 0):
-            raise OSError(ctypes.get_errno(), "landlock_add_rule", folder)
+            raise OSError(ctypes.get_errno(), "landlock_add_rule", str(path))
         os.close(descriptor)
     libc.prctl(38, 1, 0, 0, 0)  # no new privileges, which Landlock asks for
     if libc.syscall(_RESTRICT, rules, 0):
@@ -41,4 +41,4 @@ def confine(*folders: Path) -> None:
 if __name__ == "__main__":
     count = sys.argv.index("--")
     confine(*map(Path, sys.argv[1:count]))
-    os.execv(sys.argv[count + 1], sys.argv[count + 1 :])  # noqa: S606
+    os.execv(sys.argv[count + 1], sys.argv[count + 1 :])

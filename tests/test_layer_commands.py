@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from fusi_pipeline.errors import FusiError
 from layer_generation import plan
 from layer_generation.camera import MercatorGrid
 from layer_generation.cli import layer
+from layer_generation.errors import LayerExists
 from layer_generation.layer import extend_layer, init_layer, status_of
+from layer_generation.layer_config import read_layer
 from layer_generation.pictures import png
 from layer_generation.progress import Progress
 from layer_generation.quadrants import QuadrantStore
@@ -194,3 +198,69 @@ def test_a_signal_finishes_what_is_under_way(place: Path, number: signal.Signals
         assert "finishing what is under way" in said
         assert found.complete < found.total
     assert fusi("generate", "--layer-dir", folder).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ([], "lists no endpoint"),
+        ([{"name": "a", "url": "http://me:secret@127.0.0.1:1"}], "holds a key or a password"),
+        ([{"name": "a", "url": "builtin:oil"}], "expected one of builtin:"),
+    ],
+)
+def test_endpoints_that_cannot_be_are_refused_before_a_layer_is_made(
+    place: Path, document: object, complaint: str
+) -> None:
+    (place / "endpoints.json").write_text(json.dumps(document))
+    with pytest.raises(FusiError, match=complaint):
+        made(place, "--model-endpoints", place / "endpoints.json")
+    assert not (place / "layers").exists()
+
+
+@pytest.mark.parametrize("name", ["", "  ", "two\nlines"])
+def test_a_name_is_a_text_of_one_line(place: Path, name: str) -> None:
+    with pytest.raises(FusiError, match="one line"):
+        init_layer(place / "layers" / "snow", name=name, generation_dir=place / "map")
+
+
+def test_of_two_that_make_a_layer_at_once_one_is_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds the folder free at first, and taken when it is done."""
+    made(place, "--seed", "1")
+    folder = place / "layers" / "snow"
+    before = sorted(path.name for path in folder.parent.iterdir())
+    monkeypatch.setattr("layer_generation.layer._is_layer", lambda _: False)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    with pytest.raises(LayerExists):
+        init_layer(folder, name="late", generation_dir=place / "map", source_layer="renders")
+    assert sorted(path.name for path in folder.parent.iterdir()) == before
+    assert read_layer(folder).generation_params["seed"] == 1
+
+
+def test_layers_that_are_put_aside_twice_are_all_kept(place: Path) -> None:
+    for number in range(3):
+        made(place, "--force", "--seed", str(number))
+    seeds = {path.name: read_layer(path).generation_params["seed"] for path in (place / "layers").iterdir()}
+    assert seeds == {"snow.backup-1": 0, "snow.backup-2": 1, "snow": 2}
+
+
+def test_what_lies_on_a_medium_that_cannot_be_written_to_is_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(place)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    folder = place / "layers" / "snow"
+    assert status_of(folder).quadrants == 29
+    with pytest.raises(FusiError, match="cannot be written"), Progress(folder) as progress:
+        progress.claim("worker", 10)
+    with QuadrantStore(place / "map") as store:
+        assert len(store.coordinates("render")) == 29
+
+
+def test_a_map_of_a_newer_fusi_is_refused(place: Path) -> None:
+    with closing(sqlite3.connect(place / "map" / "quadrants.db")) as connection, connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+            " VALUES ('fusi-quadrants', 'of_2030', '')"
+        )
+    with pytest.raises(FusiError, match=r"newer fusi \(of_2030\)"):
+        made(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -24,6 +25,7 @@ from layer_generation.camera import IsometricCamera, MercatorGrid
 from layer_generation.errors import ImageInvalid, LayerIncomplete
 from layer_generation.export import export_layer
 from layer_generation.export_metadata import placing_of
+from layer_generation.progress import Progress
 from layer_generation.pyramid import TileFormat
 from tests.layers import done, picture, told, write_layer, write_map
 
@@ -125,6 +127,9 @@ def test_the_metadata_say_where_from_and_by_whom(layer: Path, tmp_path: Path) ->
     assert made["source_layer"] == "renders"
     assert made["models"] == {"one (brush)": sum(step["total"] for step in made["plan"]["steps"].values())}
     assert made["prompt_sha256"] == ["ab" * 32]
+    with Progress(layer) as progress:
+        lines = [f"{one.step} {one.x} {one.y} {one.width} {one.height}\n" for one in progress.blocks()]
+    assert made["plan"]["sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert (made["plan"]["quadrants"], made["finished"], made["missing"]) == (len(SHAPE), len(SHAPE), 0)
     assert made["terrain"] == {"name": "Hills", "attribution": TERRAIN["attribution"]}
     assert "archive" not in json.dumps(made)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import httpx
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.hillshade import ReliefStyle
 from layer_generation import settings as environment
 from layer_generation.camera import IsometricCamera, LatLon, MercatorGrid
+from layer_generation.defs.plans import map_asset
+from layer_generation.defs.sites import Map
 from layer_generation.errors import (
     RendererBusy,
     RendererStopped,
@@ -58,6 +61,7 @@ from layer_generation.renderer.views import (
     view_from,
     view_json,
 )
+from layer_generation.settings import Places
 from layer_generation.web.painters import BrowserPainter
 from tests import served
 from tests.layers import done, told
@@ -707,3 +711,16 @@ def test_a_map_with_holes_stays_one_and_a_map_without_quadrants_has_no_style_yet
         done(render_map(folder, renderer="numpy"))
     with pytest.raises(UsageError, match="--overwrite"):
         done(render_map(folder, missing="sea"))
+
+
+def test_the_asset_of_an_isometric_map_is_drawn_by_the_browser(
+    fake: type[Fake], archive: Path, tmp_path: Path
+) -> None:
+    make_isometric_map(tmp_path, IsometricCamera(seed_lat=44.2, seed_lon=6.5), (0, 0, 1, 0), archive)
+    found = Map(prefix="iso", folder=tmp_path, terrain=archive)
+    places = Places(layers_dir=tmp_path, output_dir=tmp_path)
+    with Renderer(Path("b")) as renderer, shared(renderer, tmp_path):
+        result = dg.materialize([map_asset(found, places)])
+    (made,) = result.asset_materializations_for_node("iso__layer_map")
+    assert made.metadata["drawn now"].value == 2
+    assert len(fake.drawn) == 2

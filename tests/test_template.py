@@ -102,6 +102,22 @@ def test_the_template_shows_source_in_the_block_and_finished_pixels_around_it() 
     np.testing.assert_array_equal(made.known, known)
 
 
+def test_outside_of_the_map_the_block_is_mirrored() -> None:
+    """A quadrant whose neighbours are finished but for corners that the map has not."""
+    done = [(-1, 0), (1, 0), (0, -1)]
+    placed = templates.place(0, 0, 1, 1, done)
+    assert set(placed.padding) & {(-1, -1), (1, -1)}
+    made = templates.template(placed, lambda x, y: source(x, y) if (x, y) == (0, 0) else None, finished)
+    rows, cols = placed.block
+    np.testing.assert_array_equal(made.image[rows, cols], source(0, 0))
+    turned = source(0, 0)[::-1, ::-1]
+    beside = made.image[: rows.start, : cols.start]
+    np.testing.assert_array_equal(beside, turned[512 - rows.start :, 512 - cols.start :])
+    assert not made.known[: rows.start, : cols.start].any()
+    with pytest.raises(EndpointPermanent, match="no picture at 0,0"):
+        templates.template(placed, lambda x, y: None, finished)
+
+
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_a_frame_is_drawn_inside_the_block_and_never_comes_back(width: int) -> None:
     placed = templates.place(0, 0, 1, 1, [(-1, 0), (-1, -1), (0, -1)])

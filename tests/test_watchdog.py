@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ ARCHIVE = "sources/hills.mbtiles"
 
 
 @contextmanager
-def pool(place: Path, workers: int = 2, context: object = None, **limits: float | None) -> Iterator[WorkerPool]:
+def pool(
+    place: Path, workers: int = 2, context: object = None, **limits: float | None
+) -> Iterator[WorkerPool]:
     environment = dict.fromkeys(("TMPDIR", "SQLITE_TMPDIR", "CPL_TMPDIR"), str(place / "tmp"))
     with process_pool(workers, TASKS, context, environment, Limits(**limits)) as one:  # type: ignore[arg-type]
         yield one
@@ -118,7 +120,9 @@ def test_a_worker_that_takes_too_long_is_ended_and_its_task_done_in_parts(tmp_pa
 
 
 @pytest.mark.parametrize("function", ["take", "take_below"])
-def test_a_worker_that_takes_too_much_memory_is_ended_with_all_below_it(tmp_path: Path, function: str) -> None:
+def test_a_worker_that_takes_too_much_memory_is_ended_with_all_below_it(
+    tmp_path: Path, function: str
+) -> None:
     with pool(tmp_path, 1, memory_mib=180) as one:
         (lost,) = answers(one, function, [400])
         assert isinstance(lost, Lost)
@@ -210,7 +214,9 @@ def test_a_limit_of_a_container_counts_wherever_it_stands(tmp_path: Path) -> Non
     cgroup(root / "outer", files)
     assert machine_memory.total_mib(root, membership) == 200
     assert machine_memory.available_mib(root, membership) == 200 - 150 + 20 + 30 - 10
-    cgroup(root / "outer" / "inner", {**files, "memory.max": f"{120 * mib}", "memory.current": f"{400 * mib}"})
+    cgroup(
+        root / "outer" / "inner", {**files, "memory.max": f"{120 * mib}", "memory.current": f"{400 * mib}"}
+    )
     assert machine_memory.available_mib(root, membership) == 0
 
 
@@ -275,7 +281,12 @@ def test_a_quarter_reads_less_than_the_block(tmp_path: Path, monkeypatch: pytest
     pixel = (box.right - box.left) / 1200
     folder = tmp_path / "store" / "whole"
     rasters.write(
-        folder / "a.tif", rasters.terrain(1200, 1200), crs="EPSG:3857", left=box.left, top=box.top, pixel=pixel
+        folder / "a.tif",
+        rasters.terrain(1200, 1200),
+        crs="EPSG:3857",
+        left=box.left,
+        top=box.top,
+        pixel=pixel,
     )
     settings = settings_in(tmp_path / "store", tmp_path)
     list(index_source("whole", settings))
@@ -337,20 +348,15 @@ def test_blocks_that_cannot_be_made_hold_up_only_what_is_above_them(
     """Run after run other blocks fail; each makes what the one before could not, and nothing twice."""
     chance = np.random.default_rng(seed)
     settings = settings_in(store, tmp_path)
-    total, made = 0, set()
+    made: set[str] = set()
     for share in (0.5, 0.4, 0.2, 0.1):
         workers.lost = lambda task, share=share: chance.random() < share
         workers.made.clear()
-        try:
-            (report,) = built(settings, "hills")
-        except WorkUnfinished as error:
-            assert all(what in str(error) for what, _ in error.lost[:8])
-            assert not (tmp_path / ARCHIVE).exists()
-        else:
-            total = report.blocks
+        with suppress(WorkUnfinished):
+            built(settings, "hills")
         assert not made & set(workers.made)
         made |= set(workers.made)
-        if total:
+        if (tmp_path / ARCHIVE).exists():
             break
     workers.lost = lambda _: False
     workers.made.clear()
@@ -385,8 +391,9 @@ def test_a_source_that_is_not_finished_does_not_hold_up_the_next(
 ) -> None:
     settings = settings_in(store, tmp_path)
     workers.lost = lambda task: bool(task.tile == Tile(5, 16, 10))
-    with pytest.raises(WorkUnfinished, match="'hills': 1 blocks"):
+    with pytest.raises(WorkUnfinished, match=r"'hills': 1 blocks.*, 5 wait for them: block 5/16/10"):
         built(settings, "hills", "two")
+    assert not (tmp_path / ARCHIVE).exists()
     assert (tmp_path / "sources" / "two.mbtiles").exists()
     workers.lost = lambda _: True
     with pytest.raises(SeveralUnfinished, match=r"(?s)'hills'.*'two'"):

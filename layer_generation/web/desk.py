@@ -20,6 +20,9 @@ from layer_generation.web.painters import Painter
 from layer_generation.web.queue import GenerationQueue
 from layer_generation.web.shelf import Pictures, Shelf
 
+_MAKERS = 2
+"""Threads that make overviews."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeskConfig:
@@ -54,13 +57,17 @@ class Desk:
         self._wanted: dict[tuple[str, int, int, int], tuple[Pictures, Stamps]] = {}
         self._more = threading.Condition()
         self._closing = False
-        self._making = threading.Thread(target=self._make_tiles, name="overviews", daemon=True)
+        self._making = [
+            threading.Thread(target=self._make_tiles, name=f"overviews {number}", daemon=True)
+            for number in range(_MAKERS)
+        ]
 
     def start(self) -> None:
         """Begin to work at the queue, and to look for changes."""
         self.painter.start()
         self.board.start()
-        self._making.start()
+        for thread in self._making:
+            thread.start()
         if self.given.generates:
             self.lanes.start()
 
@@ -72,8 +79,9 @@ class Desk:
         with self._more:
             self._closing = True
             self._more.notify_all()
-        if self._making.ident is not None:
-            self._making.join()
+        for thread in self._making:
+            if thread.ident is not None:
+                thread.join()
         self._overviews.close()
         self.painter.close()
 
@@ -161,6 +169,11 @@ class Desk:
                 self._wanted[(pictures.id, level, x, y)] = (pictures, stamps)
                 self._more.notify_all()
             raise
+
+    def partial_tile(self, pictures: Pictures, level: int, x: int, y: int) -> bytes | None:
+        """Return what there is already of a tile that is being made, None where that is nothing."""
+        stamps, _ = self.board.stamps(pictures)
+        return self._overviews.partial(pictures, stamps, level, x, y)
 
     def _make_tiles(self) -> None:
         """Make tiles that somebody waits for, newest wish first, some pictures at a time."""

@@ -28,6 +28,7 @@ MOST_LEVEL = 12
 SOON = 64
 """Pictures that may be read while somebody waits for a tile."""
 _BUSY_TIMEOUT_S = 10.0
+_SMALLEST_PART_PX = 8
 _QUALITY = 82
 _EFFORT = 2
 
@@ -98,6 +99,45 @@ class Overviews:
         Raises NotYet where that takes more than `most` pictures to be read.
         """
         return _Making(self, pictures, stamps, most).tile(level, x, y)
+
+    def partial(self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int) -> bytes | None:
+        """Return a tile drawn from what the cache has of the levels below, None where that is nothing."""
+        canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
+        found = self._lay(canvas, pictures.id, stamps, (level, x, y), (0, 0), QUADRANT_PX)
+        return _webp(canvas) if found else None
+
+    def _lay(
+        self,
+        canvas: Image.Image,
+        name: str,
+        stamps: Stamps,
+        tile: tuple[int, int, int],
+        corner: tuple[int, int],
+        side: int,
+    ) -> bool:
+        level, x, y = tile
+        stamp = stamps.of(level, x, y)
+        if not (stamp[1] and level and side >= _SMALLEST_PART_PX):
+            return False
+        data = self.kept(name, level, x, y, stamp)
+        if data is not None:
+            image = _read(data)
+            canvas.paste(image if side == QUADRANT_PX else image.resize((side, side)), corner)
+            return True
+        half = side // 2
+        laid = [
+            self._lay(
+                canvas,
+                name,
+                stamps,
+                (level - 1, 2 * x + right, 2 * y + down),
+                (corner[0] + right * half, corner[1] + down * half),
+                half,
+            )
+            for down in (0, 1)
+            for right in (0, 1)
+        ]
+        return any(laid)
 
     def kept(self, name: str, level: int, x: int, y: int, stamp: Stamp) -> bytes | None:
         """Return a tile of the cache, None where there is none or an older one."""

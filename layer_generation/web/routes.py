@@ -16,13 +16,15 @@ from layer_generation.web.answers import listed_json, state_json
 from layer_generation.web.desk import Desk
 from layer_generation.web.events import Cursor
 from layer_generation.web.items import PENDING, PROCESSING
-from layer_generation.web.overviews import MOST_LEVEL
+from layer_generation.web.overviews import MOST_LEVEL, NotYet
 from layer_generation.web.shelf import LAYER, Pictures
 from layer_generation.web.wishes import Queued, Wish
 
 MOST_BODY = 64 << 20
 _FOREVER = "private, max-age=31536000, immutable"
 _ASK = "private, no-cache"
+_PART = {"Cache-Control": "no-store", "Retry-After": "1"}
+"""Of a tile that shows a part of what it will."""
 
 Number = Annotated[int, Path(ge=-LIMIT, le=LIMIT)]
 Level = Annotated[int, Path(ge=0, le=MOST_LEVEL)]
@@ -97,7 +99,13 @@ def _pictures(routes: APIRouter, desk: Desk) -> None:
         pictures = _found(desk, layer)
         if level == 0:
             return _stored(request, desk, pictures, x, y, v)
-        made = desk.tile(pictures, level, x, y)
+        try:
+            made = desk.tile(pictures, level, x, y)
+        except NotYet:
+            part = desk.partial_tile(pictures, level, x, y)
+            if part is None:
+                raise
+            return Response(part, media_type="image/webp", headers=_PART)
         if made is None:
             return Response(status_code=204, headers={"Cache-Control": _ASK})
         tag = f'"{made.stamp[0]}-{made.stamp[1]}"'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 import socket
 import threading
@@ -32,6 +34,11 @@ def serve(app: ASGIApp, desk: Desk, listener: socket.socket, started: Callable[[
         desk.close()
 
 
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """Tell whether a line of uvicorn's is worth a person's time: not that the end cut an answer short."""
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
+
+
 class Server(uvicorn.Server):
     """uvicorn in this process; told to end, it first ends the streams of events."""
 
@@ -49,6 +56,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_LAST_ANSWERS_S,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_trouble)
         self._desk = desk
         self._listening = started
 

@@ -55,13 +55,12 @@ const Tiles = L.GridLayer.extend({
     try {
       for (;;) {
         const answer = await fetch(`/tiles/${encodeURIComponent(layer)}/${level}/${x}/${y}`, { signal: asking.signal });
-        if (answer.status === 503) {
-          await new Promise((over) => setTimeout(over, 1000));
-          if (asking.signal.aborted) return;
-          continue;
-        }
-        this.show(tile, answer.status === 200 ? await answer.blob() : null);
-        break;
+        const isPart = answer.headers.has("retry-after"); // more of it comes
+        if (answer.status === 200 || !isPart) this.show(tile, answer.status === 200 ? await answer.blob() : null);
+        if (!isPart) break;
+        done(null, tile);
+        await new Promise((over) => setTimeout(over, 1000));
+        if (asking.signal.aborted) return;
       }
     } catch (error) {
       if (error.name === "AbortError") return done(null, tile);
