@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusi_pipeline.build import BuildReport, build
 from fusi_pipeline.build_groups import PROCESSES
@@ -20,9 +20,10 @@ from fusi_pipeline.errors import (
     SourceEmpty,
     SourcesBroken,
     UsageError,
+    WorkerLost,
     WorkUnfinished,
 )
-from fusi_pipeline.fresh_process import in_fresh_process
+from fusi_pipeline.fresh_process import ProcessGone, in_fresh_process
 from fusi_pipeline.groups import Group, GroupRule, group_estimates, grouped
 from fusi_pipeline.plan import BuildOptions, SourcePlan, estimate, plan_source
 from fusi_pipeline.progress import Progress
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 
 _WORK_MARK = ".fusi-work"
+_MOST_ATTEMPTS = 3
+"""How often the process of a merge may be ended from outside."""
 _SCAN_CACHE_MIB = 64
 """A scan reads every pixel once, and so has little use for a cache."""
 
@@ -217,9 +220,8 @@ def aggregate(
     builds = yield from build_sources(
         names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite
     )
-    apart = partial(in_fresh_process, settings.child_environment(), "fusi_pipeline.publish:merge_archives")
     merge = partial(
-        merge_archives if rule is None else apart,
+        merge_archives if rule is None else _merge_apart,
         [report.path for report in builds],
         output,
         settings,
@@ -234,6 +236,32 @@ def aggregate(
         for report in builds:
             report.path.unlink(missing_ok=True)
     return AggregateReport(builds=builds, merge=merged)
+
+
+def _merge_apart(
+    inputs: Sequence[Path], output: Path, settings: Settings, **how: Any
+) -> Generator[Progress, None, MergeReport]:
+    """Merge archives in a new process (see `merge_archives`), again where something from outside ends it."""
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        work = in_fresh_process(
+            settings.child_environment(),
+            "fusi_pipeline.publish:merge_archives",
+            inputs,
+            output,
+            settings,
+            **how,
+        )
+        try:
+            report: MergeReport = yield from work
+        except ProcessGone as gone:
+            if attempt == _MOST_ATTEMPTS:
+                raise WorkerLost("the merge", str(gone)) from None
+            yield Progress(
+                "merge", 0, 0, "cells", note=f"merge: its process {gone}; begun again where it stopped"
+            )
+        else:
+            return report
+    raise AssertionError("unreachable")
 
 
 def convert(

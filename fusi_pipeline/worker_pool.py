@@ -10,10 +10,8 @@ what comes back.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -23,13 +21,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
-from fusi_pipeline.errors import FusiError, WorkerLost
+from fusi_pipeline.errors import WorkerLost
+from fusi_pipeline.task_loop import ANSWERED, BROKEN, READY
 from fusi_pipeline.watchdog import Limits, Watched, machine_available_mib
 
 Answer = TypeVar("Answer")
-
-READY, ANSWERED, FAILED, BROKEN = range(4)
-"""What a worker says: it can begin; it has an answer; its task raised; it could not be made ready."""
 
 _SAMPLE_S = 0.1
 """Between two looks at what a worker takes, where that is limited."""
@@ -393,36 +389,3 @@ def _ending(code: int | None) -> str:
         lack = ", most likely for lack of memory" if code == -9 else ""
         return f"was killed by signal {-code}{lack}"
     return f"ended with code {code}"
-
-
-def serve_tasks(pipe: Connection, prepare: Callable[[], None]) -> None:
-    """Be a worker: make ready, then answer one task after another until the pool closes the pipe."""
-    try:
-        prepare()
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for an answer
-        _say(pipe, BROKEN, error)
-        return
-    _say(pipe, READY, None)
-    while True:
-        try:
-            function, args, kwargs = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the answer
-            if not isinstance(error, FusiError):
-                error.add_note("".join(traceback.format_exception(error)))
-            _say(pipe, FAILED, error)
-        else:
-            _say(pipe, ANSWERED, answer)
-            del answer
-
-
-def _say(pipe: Connection, what: int, value: object) -> None:
-    try:
-        pipe.send((what, value))
-    except OSError:
-        os._exit(1)  # nobody listens
-    except Exception as error:  # noqa: BLE001 - the value cannot be pickled
-        pipe.send((FAILED, RuntimeError(f"{type(error).__name__}: {error}")))

@@ -27,9 +27,10 @@ from typing import Any, TypeVar
 from fusi_pipeline.errors import WorkerLost
 from fusi_pipeline.fork_server import fork_context
 from fusi_pipeline.settings import given_to_children
+from fusi_pipeline.task_loop import serve_tasks
 from fusi_pipeline.tiles.sqlite import temporary_tables_in
 from fusi_pipeline.watchdog import Limits
-from fusi_pipeline.worker_pool import WorkerGone, WorkerPool, serve_tasks
+from fusi_pipeline.worker_pool import WorkerGone, WorkerPool
 
 Task = TypeVar("Task")
 

@@ -28,6 +28,9 @@ _AS_CONFIGURED = (
     ("merge without --lineage", "merge with lineage 'none' in the configuration of the run"),
     ("choose another name or give --overwrite", "move it away, or remove it"),
     ("--memory-mb", "FUSI_MEMORY_MB"),
+    ("--on-disk-full wait", "FUSI_ON_DISK_FULL=wait"),
+    ("give another --output-dir", "set another FUSI_OUTPUT_DIR"),
+    ("higher --watchdog limits", "higher limits of workers"),
     ("--workers", "FUSI_WORKERS"),
 )  # fmt: skip
 """Options of the command line, and how the same is asked for here."""

@@ -54,9 +54,12 @@ _ABSENT = (
     "numba_runtime_build_excinfo_struct",
     "numba_unpickle",
 )
-"""Named by numba's wrapper for errors, which these kernels cannot have; never called."""
+"""Named by numba's wrapper for errors, which these kernels cannot have; never called.
+
+A name that LLVM cannot resolve would leave all others unresolved too.
+"""
 _FROM_C = ("memcpy", "memmove", "memset")
-"""What the compiler may put in place of a loop; from the C library, which numba alone would announce to LLVM."""
+"""What the compiler may put in place of a loop, from the C library."""
 
 
 @cache

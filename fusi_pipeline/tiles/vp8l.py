@@ -31,6 +31,21 @@ _GREENS = 2328
 _CACHE = 280
 _LANES = 8
 _BUCKETS = 4096
+_COSTS = 4096
+_LEAVES = 4096
+"""Sizes that the kernels count on; a test compares them."""
+_LARGEST_PX = 1 << 24
+"""Pixels of the largest picture encoded here, 4096 x 4096; memory is 30 bytes a pixel."""
+_SAMPLE = 61
+"""Of so many pixels, one is looked at to tell terrain from other pictures; prime, so that columns differ."""
+_MOST_REDS = 48
+_MOST_CHANGES = 0.3
+"""With more reds in the sample, and more changes of red from pixel to pixel, it is no terrain."""
+_BLOCKS_OF_BITS = ((40, 8), (90, 9))
+"""Up to so many blocks with residuals a colour cache of so many bits is best; 10 bits above."""
+_MOST_CACHE_BITS = 10
+_BLOCKS_PER_GROUP = 48
+"""A group of codes pays for its own lengths from about so many blocks on."""
 
 Pixels = npt.NDArray[np.uint8]
 Colors = npt.NDArray[np.uint32]
@@ -48,7 +63,8 @@ class Effort:
     """How often blocks choose their group anew."""
 
 
-EFFORTS = {"default": Effort(1, 6, 2), "fast": Effort(0, 3, 1)}
+EFFORTS = {"default": Effort(1, 6, 3), "fast": Effort(0, 3, 1)}
+"""By name; what each costs and gains stands in DESIGN."""
 
 
 class Unsuitable(ValueError):
@@ -67,7 +83,7 @@ class _Workspace(threading.local):
         self.costs = np.empty(_LANES * _GROUP, np.uint16)
         self.sums = np.empty(_LANES, np.uint32)
         self.cache = np.empty(2048, np.uint32)
-        self.work = np.empty(8 * 4096, np.int64)
+        self.work = np.empty(8 * _LEAVES, np.int64)
         self.lengths = np.empty(_GREENS, np.uint8)
         self.tokens = np.empty(_GREENS, np.uint16)
         self.small = np.empty(64, np.uint32)
@@ -88,21 +104,23 @@ class _Workspace(threading.local):
         self.modes = np.empty(count, np.uint8)
         self.zero = np.empty(count, np.uint8)
         self.groups = np.empty(count, np.uint8)
-        self.order = np.empty(4096 + count, np.uint32)
+        self.order = np.empty(_COSTS + count, np.uint32)
 
 
 _workspace = _Workspace()
 
 
 def encode(pixels: Pixels, effort: str = "default") -> bytes:
-    """Return a lossless WebP of pixels of shape (rows, cols, 3), or (rows, cols, 4) with alpha.
+    """Return a lossless WebP of uint8 pixels of shape (rows, cols, 3), or (rows, cols, 4) with alpha.
 
-    Colour under alpha 0 is kept. Raises Unsuitable where the pixels are a
-    photograph or noise, ValueError for shapes that the format cannot hold.
+    Colour under alpha 0 is kept. Raises Unsuitable where the pixels are no
+    terrain, ValueError for shapes that the format cannot hold.
     """
     rows, cols, channels = pixels.shape
     if not (1 <= rows <= LARGEST_SIDE and 1 <= cols <= LARGEST_SIDE and channels in (3, 4)):
         raise ValueError(f"{cols} x {rows} x {channels}: no picture that a lossless WebP can hold")
+    if rows * cols > _LARGEST_PX or _is_picture(pixels):
+        raise Unsuitable(f"{cols} x {rows} x {channels}: not like terrain")
     pixels = np.ascontiguousarray(pixels)
     space = _workspace
     space.hold(rows * cols)
@@ -116,6 +134,15 @@ def encode(pixels: Pixels, effort: str = "default") -> bytes:
     writer.put(0, 3)
     _picture(writer, rows, cols, EFFORTS[effort])
     return _riff(writer.finish())
+
+
+def _is_picture(pixels: Pixels) -> bool:
+    """Tell whether red, the digit of 256 m, changes as often as it does in a photograph or in noise."""
+    reds = pixels.reshape(-1, pixels.shape[2])[:, 0]
+    here, before = reds[1::_SAMPLE], reds[:-1:_SAMPLE]
+    if np.count_nonzero(here != before) <= _MOST_CHANGES * len(here):
+        return False
+    return int(np.count_nonzero(np.bincount(here, minlength=256))) > _MOST_REDS
 
 
 def _riff(data: bytes) -> bytes:
@@ -148,16 +175,12 @@ def _picture(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
     """Write transforms and the transformed picture (sections 4 and 5.1)."""
     space = writer.space
     image = space.colors
-    count = kernel("palette")(
-        pointer(image), rows * cols, pointer(space.hashed), pointer(space.palette)
-    )
+    count = kernel("palette")(pointer(image), rows * cols, pointer(space.hashed), pointer(space.palette))
     more = True
     if count <= 256:
         bits = 3 if count <= 2 else 2 if count <= 4 else 1 if count <= 16 else 0
         _put_palette(writer, count)
-        kernel("indexed")(
-            pointer(image), rows, cols, pointer(space.hashed), bits, pointer(space.indexed)
-        )
+        kernel("indexed")(pointer(image), rows, cols, pointer(space.hashed), bits, pointer(space.indexed))
         image = space.indexed
         cols = (cols + (1 << bits) - 1) >> bits
     else:
@@ -194,7 +217,7 @@ def _predict(writer: _Writer, image: Colors, rows: int, cols: int, more: bool, e
     writer.put(1, 1)
     writer.put(_PREDICTOR, 2)
     writer.put(_BLOCK_BITS - 2, 3)
-    _put_image(writer, modes << 8)
+    _put_image(writer, modes << np.uint32(8))
 
 
 def _blocks(rows: int, cols: int) -> tuple[int, int]:
@@ -202,44 +225,38 @@ def _blocks(rows: int, cols: int) -> tuple[int, int]:
     return -(-rows // side), -(-cols // side)
 
 
-def _cache_bits(space: _Workspace, count: int) -> int:
-    return 10
+def _cache_bits(busy: int) -> int:
+    """Return the size of the colour cache that suits so many blocks with residuals."""
+    return next((bits for blocks, bits in _BLOCKS_OF_BITS if busy <= blocks), _MOST_CACHE_BITS)
 
 
 def _body(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
     """Write the residuals as symbols in groups of codes (sections 5 and 6)."""
     space = writer.space
-    count = rows * cols
-    zero = pointer(space.zero)
-    residuals, symbols, groups = (
-        pointer(space.residuals), pointer(space.symbols), pointer(space.groups)
-    )
-    cache_bits = _cache_bits(space, count)
-    literals = kernel("symbols")(
-        residuals, rows, cols, _BLOCK_BITS, zero, cache_bits, pointer(space.cache), symbols
-    )
-    greens = _CACHE + (1 << cache_bits if cache_bits else 0)
     blocks = _blocks(rows, cols)
+    shape = (rows, cols, _BLOCK_BITS)
+    zero, groups = pointer(space.zero), pointer(space.groups)
+    pixels = (pointer(space.residuals), pointer(space.symbols))
     busy = blocks[0] * blocks[1] - int(np.count_nonzero(space.zero[: blocks[0] * blocks[1]]))
-    wanted = min(effort.groups, max(1, busy // 48))
+    cache_bits = _cache_bits(busy)
+    greens = _CACHE + (1 << cache_bits)
+    kernel("symbols")(pixels[0], *shape, zero, cache_bits, pointer(space.cache), pixels[1])
     group_count = kernel("cluster")(
-        residuals, symbols, rows, cols, _BLOCK_BITS, zero, greens, wanted, effort.rounds,
+        *pixels, *shape, zero, greens, min(effort.groups, busy // _BLOCKS_PER_GROUP), effort.rounds,
         pointer(space.histogram), pointer(space.costs), pointer(space.sums), pointer(space.order), groups,
     )  # fmt: skip
-    writer.put(cache_bits > 0, 1)
-    if cache_bits:
-        writer.put(cache_bits, 4)
+    writer.put(1, 1)
+    writer.put(cache_bits, 4)
     writer.put(group_count > 1, 1)
     if group_count > 1:
         writer.put(_BLOCK_BITS - 2, 3)
-        image = space.groups[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks) << 8
         histogram = space.histogram[: group_count * _GROUP].copy()
-        _put_image(writer, image)
+        _put_image(
+            writer, space.groups[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks) << np.uint32(8)
+        )
         space.histogram[: group_count * _GROUP] = histogram
     _put_codes(writer, group_count, greens)
-    kernel("data")(
-        *writer.handles, residuals, symbols, rows, cols, _BLOCK_BITS, zero, groups, pointer(space.table)
-    )
+    kernel("data")(*writer.handles, *pixels, *shape, zero, groups, pointer(space.table))
 
 
 def _put_codes(writer: _Writer, group_count: int, greens: int) -> None:
@@ -263,9 +280,7 @@ def _put_image(writer: _Writer, image: Colors) -> None:
     symbols = np.empty(image.size, np.uint16)
     zero, groups = np.zeros(1, np.uint8), np.zeros(1, np.uint8)
     shape = (rows, cols, _ONE_BLOCK_BITS)
-    kernel("symbols")(
-        pointer(residuals), *shape, pointer(zero), 0, pointer(space.cache), pointer(symbols)
-    )
+    kernel("symbols")(pointer(residuals), *shape, pointer(zero), 0, pointer(space.cache), pointer(symbols))
     kernel("cluster")(
         pointer(residuals), pointer(symbols), *shape, pointer(zero), _CACHE, 1, 0,
         pointer(space.histogram), pointer(space.costs), pointer(space.sums), pointer(space.order),

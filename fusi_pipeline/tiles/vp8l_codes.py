@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from numba import int64, njit, types
 
-from fusi_pipeline.tiles.vp8l_symbols import ALPHA, BLUE, CACHE, COVERED, DISTANCE, GROUP, LITERALS, RED, prefix
+from fusi_pipeline.tiles.vp8l_symbols import (
+    ALPHA,
+    BLUE,
+    CACHE,
+    COVERED,
+    DISTANCE,
+    GROUP,
+    LITERALS,
+    RED,
+    prefix,
+)
 
 LONGEST_CODE = 15
 _LONGEST_LENGTH_CODE = 7
@@ -296,7 +306,9 @@ def codes(state, out, histogram, group_count, greens, work, lengths, tokens, sma
         at = group * GROUP
         _one_code(state, out, histogram, at, greens, work, lengths, tokens, small, short, table)
         for part, end in ((RED, BLUE), (BLUE, ALPHA), (ALPHA, DISTANCE), (DISTANCE, GROUP)):
-            _one_code(state, out, histogram, at + part, end - part, work, lengths, tokens, small, short, table)
+            _one_code(
+                state, out, histogram, at + part, end - part, work, lengths, tokens, small, short, table
+            )
 
 
 def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):

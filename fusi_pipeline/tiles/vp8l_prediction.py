@@ -17,8 +17,6 @@ HASH = 0x1E35A7BD
 LARGEST_PALETTE = 256
 TABLE_BITS = 12
 """Residuals are counted by the first bits of their hash."""
-MODES = 16
-"""Room for the modes that a block may choose from."""
 _ONE = 0x0001000100010001
 _LOW = 0x00FF00FF00FF00FF
 _BIAS = 0x0100010001000100
@@ -87,7 +85,7 @@ def _select(left, top, corner):
 
 @_inline
 def _prediction(mode, left, top, right, corner):
-    """The colour that a mode predicts from the pixel's left, top, top right and top left neighbours."""
+    """Return what a mode predicts from the left, top, top right and top left neighbours of a pixel."""
     if mode == 12:
         return _clamped(left + top + _BIAS - corner)
     if mode == 11:
@@ -127,7 +125,9 @@ def colors(pixels, count, channels, out):
     if channels == 3:
         for i in range(count):
             at = 3 * i
-            out[i] = 0xFF000000 | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
+            out[i] = (
+                0xFF000000 | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
+            )
     else:
         for i in range(count):
             at = 4 * i
@@ -234,7 +234,7 @@ def _count_sampled(image, rows, cols, step, counts):
 
 @_inline
 def log2_fixed(value):
-    """Base 2 logarithm of a whole number of at least 1, in 1/256."""
+    """Return the base 2 logarithm of a whole number of at least 1, in 1/256."""
     whole = 0
     scaled = value
     while scaled > 1:
@@ -299,8 +299,6 @@ def _cost_with(mode):
 
 _left_cost = _cost_with(1)
 _top_cost = _cost_with(2)
-_right_cost = _cost_with(3)
-_corner_cost = _cost_with(4)
 _smooth_cost = _cost_with(5)
 _mean_cost = _cost_with(7)
 _select_cost = _cost_with(11)
@@ -309,11 +307,40 @@ _half_cost = _cost_with(13)
 
 
 @_inline
+def _best_mode(image, cols, span, more, costs, before, floor):
+    """Choose the mode of a block, given as rows, step and columns; `floor` is what no mode can go below."""
+    mode, least = 12, _gradient_cost(image, cols, *span, costs, _ANY) + (_CHANGE if before != 12 else 0)
+    cost = _left_cost(image, cols, *span, costs, least) + (_CHANGE if before != 1 else 0)
+    if cost < least:
+        mode, least = 1, cost
+    if least <= floor:
+        return mode
+    cost = _top_cost(image, cols, *span, costs, least) + (_CHANGE if before != 2 else 0)
+    if cost < least:
+        mode, least = 2, cost
+    if least <= floor:
+        return mode
+    cost = _select_cost(image, cols, *span, costs, least) + (_CHANGE if before != 11 else 0)
+    if cost < least:
+        mode, least = 11, cost
+    if not more or least <= floor:
+        return mode
+    cost = _half_cost(image, cols, *span, costs, least) + (_CHANGE if before != 13 else 0)
+    if cost < least:
+        mode, least = 13, cost
+    cost = _mean_cost(image, cols, *span, costs, least) + (_CHANGE if before != 7 else 0)
+    if cost < least:
+        mode, least = 7, cost
+    cost = _smooth_cost(image, cols, *span, costs, least) + (_CHANGE if before != 5 else 0)
+    return 5 if cost < least else mode
+
+
+@_inline
 def _choose(image, rows, cols, bits, step, more, costs, modes, zero):
     """Choose the mode of each block by what its residuals on every `step`th row cost."""
     side = 1 << bits
     across = (cols + side - 1) >> bits
-    free = costs[0]
+    free = int64(costs[0])
     for block_row in range((rows + side - 1) >> bits):
         first_row = max(block_row << bits, 1)
         end_row = min((block_row + 1) << bits, rows)
@@ -321,40 +348,17 @@ def _choose(image, rows, cols, bits, step, more, costs, modes, zero):
         for block_col in range(across):
             first_col = max(block_col << bits, 1)
             end_col = min((block_col + 1) << bits, cols)
-            span = (first_row, end_row, step, first_col, end_col)
             sampled = (end_row - first_row + step - 1) // step * (end_col - first_col)
-            floor = sampled * free
-            mode, least = 12 if before == 5 else before, 1 << 60
             at = block_row * across + block_col
             if zero[at] == 0:
-                cost = _gradient_cost(image, cols, *span, costs, least) + (_CHANGE if before != 12 else 0)
-                if cost < least:
-                    mode, least = 12, cost
-                cost = _left_cost(image, cols, *span, costs, least) + (_CHANGE if before != 1 else 0)
-                if cost < least:
-                    mode, least = 1, cost
-                if least > floor:
-                    cost = _top_cost(image, cols, *span, costs, least) + (_CHANGE if before != 2 else 0)
-                    if cost < least:
-                        mode, least = 2, cost
-                if least > floor:
-                    cost = _select_cost(image, cols, *span, costs, least) + (_CHANGE if before != 11 else 0)
-                    if cost < least:
-                        mode, least = 11, cost
-                if more and least > floor:
-                    cost = _half_cost(image, cols, *span, costs, least) + (_CHANGE if before != 13 else 0)
-                    if cost < least:
-                        mode, least = 13, cost
-                    cost = _mean_cost(image, cols, *span, costs, least) + (_CHANGE if before != 7 else 0)
-                    if cost < least:
-                        mode, least = 7, cost
-                    cost = _smooth_cost(image, cols, *span, costs, least) + (_CHANGE if before != 5 else 0)
-                    if cost < least:
-                        mode, least = 5, cost
-            modes[at] = mode
-            before = mode
+                span = (first_row, end_row, step, first_col, end_col)
+                before = _best_mode(image, cols, span, more, costs, before, sampled * free)
+            elif before == 5:
+                before = 12  # what lies top right of a flat block may be of another colour
+            modes[at] = before
 
 
+_ANY = 1 << 60
 _CHANGE = 48
 """What a mode other than the block's on the left costs in the image of modes, in 1/16 bit."""
 

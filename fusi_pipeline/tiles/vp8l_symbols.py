@@ -24,7 +24,7 @@ BLUE = RED + 256
 ALPHA = BLUE + 256
 DISTANCE = ALPHA + 256
 GROUP = DISTANCE + 40
-"""Numbers that a group of five codes takes in one row: green with lengths and cache, red, blue, alpha, distance."""
+"""Numbers of a group of five codes in one row: green with lengths and cache, red, blue, alpha, distance."""
 LANES = 8
 """The most groups of codes; costs of all groups lie side by side."""
 COVERED = 0xFFFF
@@ -32,7 +32,7 @@ COVERED = 0xFFFF
 LONGEST_COPY = 4096
 SHORTEST_COPY = 12
 _RARE = 12 << 4
-"""What a symbol that a group has not seen costs at least, in 1/16 bit; so none moves to a group because it is empty."""
+"""What a symbol that a group has not seen costs at least, in 1/16 bit, so that an empty group is not cheap."""
 _UNSEEN = 3 << 4
 """What a symbol that a group has not seen costs more than one that it has seen once, in 1/16 bit."""
 
@@ -193,12 +193,6 @@ def _costs(histogram, first, group_count, greens, costs):
 
 
 @_inline
-def _add_row(costs, at, sums):
-    for lane in range(LANES):
-        sums[lane] += costs[at + lane]
-
-
-@_inline
 def _block_sums(residuals, symbol, rows, cols, bits, block_row, block_col, step, costs, sums):
     """Sum up what a block's symbols cost in each group, on every `step`th row."""
     a = b = c = d = e = f = g = h = 0
@@ -297,7 +291,7 @@ def _spread_by_cost(
 
 @_inline
 def _renumber(groups, blocks, count, numbers):
-    """Number the groups that have blocks without a gap; return how many there are."""
+    """Give groups that have blocks numbers without a gap; return how many there are."""
     for lane in range(count):
         numbers[lane] = 0
     for block in range(blocks):
@@ -316,7 +310,7 @@ def cluster(
     residuals, symbol, rows, cols, bits, zero, greens, wanted, rounds,
     histogram, costs, sums, order, groups,
 ):  # fmt: skip
-    """Fill `groups` with the group of codes of each block, and `histogram` by group; return how many there are.
+    """Fill `groups` with each block's group of codes, and `histogram` by group; return how many there are.
 
     Blocks where `zero` is set are group 0. The others are split by what they cost
     with one code for all, into `wanted` groups, and then go `rounds` times to the
@@ -351,8 +345,6 @@ def cluster(
 
 SIGNATURES = {
     "symbols": _int(_u32, _int, _int, _int, _u8, _int, _u32, _u16),
-    "cluster": _int(
-        _u32, _u16, _int, _int, _int, _u8, _int, _int, _int, _u32, _u16, _u32, _u32, _u8
-    ),
+    "cluster": _int(_u32, _u16, _int, _int, _int, _u8, _int, _int, _int, _u32, _u16, _u32, _u32, _u8),
 }
 """What `native` compiles, with the types of its arguments."""

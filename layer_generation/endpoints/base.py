@@ -68,6 +68,10 @@ class EndpointBusy(EndpointRetryable):
     counts = False
 
 
+class EndpointUnreached(EndpointBusy):
+    """There was no connection to the server."""
+
+
 class EndpointPermanent(EndpointError):
     """The same request will fail again: refused, malformed, of a size the model cannot do."""
 

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 
 from layer_generation.endpoints.base import (
-    EndpointBusy,
     EndpointCancelled,
     EndpointRetryable,
     EndpointUnavailable,
+    EndpointUnreached,
     Stop,
 )
 from layer_generation.endpoints.failures import cleaned, failure, message_of
@@ -193,10 +193,10 @@ class Call:
             return answer
         raise failure(answer.status, answer.headers, answer.body, self._server._secrets)
 
-    def _unreached(self, error: httpx.TransportError) -> EndpointBusy | EndpointUnavailable:
+    def _unreached(self, error: httpx.TransportError) -> EndpointUnreached | EndpointUnavailable:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return EndpointUnavailable(f"its certificate is not accepted ({self._said(error)})")
-        return EndpointBusy(f"cannot be reached ({self._said(error)})")
+        return EndpointUnreached(f"cannot be reached ({self._said(error)})")
 
     def _said(self, error: Exception) -> str:
         return cleaned(str(error), self._server._secrets) or type(error).__name__

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from layer_generation.endpoints.base import (
-    EditRequest,
-    EditResult,
     EndpointError,
     EndpointPermanent,
     EndpointRetryable,
@@ -17,6 +15,11 @@ from layer_generation.endpoints.base import (
 )
 from layer_generation.endpoints.exchange import AnswerUnusable, Call, Server
 from layer_generation.endpoints.failures import cleaned
+
+Asked = TypeVar("Asked", contravariant=True)
+Found = TypeVar("Found", covariant=True)
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 FIRST_POLL_S = 0.5
 _LONGEST_POLL_S = 5.0
@@ -65,14 +68,14 @@ class _Reluctant:
         return self.is_set()
 
 
-class Jobs(Protocol):
+class Jobs(Protocol[Asked, Found]):
     """How a protocol speaks of jobs."""
 
-    def submit(self, call: Call, request: EditRequest) -> str:
+    def submit(self, call: Call, request: Asked) -> str:
         """Begin a picture; return the job's id."""
         ...
 
-    def poll(self, call: Call, job: str) -> EditResult | EndpointError | None:
+    def poll(self, call: Call, job: str) -> Found | EndpointError | None:
         """Return the picture, why there is none, or None while it is under way. Raises JobLost."""
         ...
 
@@ -81,7 +84,7 @@ class Jobs(Protocol):
         ...
 
 
-def drawn(server: Server, jobs: Jobs, request: EditRequest, stop: Stop, poll_s: float) -> EditResult:
+def drawn(server: Server, jobs: Jobs[Request, Result], request: Request, stop: Stop, poll_s: float) -> Result:
     """Return the picture of a job; one that the server lost is submitted once more.
 
     A job that is not waited for any more (stop, time over, no answers) is cancelled.
@@ -103,7 +106,7 @@ def drawn(server: Server, jobs: Jobs, request: EditRequest, stop: Stop, poll_s: 
     raise EndpointRetryable("lost the job, and another one after it")
 
 
-def _awaited(call: Call, jobs: Jobs, job: str, poll_s: float) -> EditResult | EndpointError:
+def _awaited(call: Call, jobs: Jobs[Request, Result], job: str, poll_s: float) -> Result | EndpointError:
     """Ask for a job until it ended. A question that fails is asked again, since the job may well go on."""
     failures = unusable = unknown = 0
     wait_s = poll_s

@@ -25,7 +25,7 @@ from layer_generation.web.shelf import Pictures
 
 FILENAME = ".fusi-app-cache.db"
 MOST_LEVEL = 12
-SOON = 64
+SOON = 24
 """Pictures that may be read while somebody waits for a tile."""
 _BUSY_TIMEOUT_S = 10.0
 _SMALLEST_PART_PX = 8
