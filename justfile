@@ -76,6 +76,13 @@ test: setup
     .venv/bin/lint-imports
     {{python}} -m pytest
 
+# Draw with real diffusion pipelines on the processor, in an environment of their own (6 GB)
+test-diffusion:
+    uv venv -q --allow-existing .cache/diffusion
+    uv pip install -q --python .cache/diffusion/bin/python --require-hashes -r requirements-diffusion.lock
+    uv pip install -q --python .cache/diffusion/bin/python --no-deps -e .
+    OMP_NUM_THREADS=1 .cache/diffusion/bin/python -m pytest tests/test_image_diffusers.py
+
 # Measure the build against the cost of encoding, a run after a change against a clean one, layers against the ideal
 bench: setup
     {{python}} benchmarks/encode_floor.py
@@ -85,3 +92,4 @@ bench: setup
 # Write the pinned versions again, after a change of dependencies
 lock:
     uv pip compile -q pyproject.toml --extra browser --extra demo --extra geoparquet --group dev --universal --generate-hashes --no-header -o requirements.lock
+    uv pip compile -q pyproject.toml --extra diffusion --group dev -c requirements.lock --universal --generate-hashes --no-header -o requirements-diffusion.lock

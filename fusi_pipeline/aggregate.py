@@ -314,7 +314,8 @@ def _plan(name: str, settings: Settings, options: BuildOptions | None) -> Source
     """Return the plan of a source that has an index (see `plan_source`)."""
     folder = source_folder(settings.source_store, name)
     with SourceIndex(settings.index_path(name)) as index:
-        return plan_source(name, read_config(folder), index, options or BuildOptions(), folder=folder)
+        config, wanted = read_config(folder), options or BuildOptions()
+        return plan_source(name, config, index, wanted, folder=folder, encoder=settings.encoder)
 
 
 def _broken(index_path: Path) -> bool:

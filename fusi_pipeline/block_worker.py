@@ -57,7 +57,7 @@ def build_block(block: Block) -> Made:
     extent = _extent(heights, window.col_off, window.row_off)
     if extent is None:
         return Made(BlockRecord(block.tile, block.key, 0, 0, None, None), ())
-    tiles, quarter = overview.pyramid(heights, block.tile, context.maxzoom, context.minzoom)
+    tiles, quarter = overview.pyramid(heights, block.tile, context.maxzoom, context.minzoom, context.encoder)
     packed = overview.packed(quarter) if block.tile.z > context.minzoom else None
     return _made(block.tile, block.key, extent, packed, tiles)
 
@@ -88,7 +88,7 @@ def build_part(part: BlockPart) -> PartMade:
         return PartMade((), None, None)
     if not levels:  # the quarter is less than a tile
         return PartMade((), overview.packed(heights), extent)
-    tiles, quarter = overview.pyramid(heights, part.tile, context.maxzoom, context.minzoom)
+    tiles, quarter = overview.pyramid(heights, part.tile, context.maxzoom, context.minzoom, context.encoder)
     return PartMade(tuple(tiles), overview.packed(quarter), extent)
 
 
@@ -101,7 +101,8 @@ def build_joined(join: BlockJoin) -> Made:
         return Made(BlockRecord(block.tile, block.key, 0, 0, None, None), ())
     quarters = [None if part.quarter is None else overview.unpacked(part.quarter) for part in join.parts]
     heights, tiles = overview.joined(quarters), join.tiles
-    data = overview.encode_tile(heights, block.tile.z) if block.tile.z >= context.minzoom else None
+    wanted = block.tile.z >= context.minzoom
+    data = overview.encode_tile(heights, block.tile.z, context.encoder) if wanted else None
     if data is not None:
         tiles.append((block.tile, data))
     packed = overview.packed(resample.halve(heights)) if block.tile.z > context.minzoom else None
@@ -116,7 +117,7 @@ def build_parent(task: ParentTask) -> Made:
     if extent is None:
         return Made(BlockRecord(task.tile, task.key, 0, 0, None, None), ())
     heights = overview.joined(quarters)
-    data = overview.encode_tile(heights, task.tile.z)
+    data = overview.encode_tile(heights, task.tile.z, _worker.context.encoder)
     tiles = [] if data is None else [(task.tile, data)]
     above = task.tile.z > _worker.context.minzoom
     packed = overview.packed(resample.halve(heights)) if above else None

@@ -85,7 +85,7 @@ def build(
     """
     started = time.monotonic()
     with scratch_space(settings), SourceIndex(index_path) as index:
-        plan = plan_source(name, config, index, options, folder=folder)
+        plan = plan_source(name, config, index, options, folder=folder, encoder=settings.encoder)
         run = BuildRun(plan, index, folder, output, settings, anew)
         yield Progress("build", 0, run.total, "blocks", subject=name)
         if not overwrite:

@@ -92,7 +92,9 @@ def commit_group(job: GroupJob, group: Group) -> Generator[Progress, None, Tally
     if file_state(job.index_path) != job.index_state:
         raise SourceIndexInvalid(job.index_path, "changed while the source was built; run the command again")
     with scratch_space(job.settings), SourceIndex(job.index_path) as index:
-        plan = plan_source(job.name, job.config, index, job.options, folder=job.folder)
+        plan = plan_source(
+            job.name, job.config, index, job.options, folder=job.folder, encoder=job.settings.encoder
+        )
         run = BuildRun(plan, index, job.folder, job.output, job.settings, job.anew)
         return (yield from run.go(group.start, group.stop))
 

@@ -321,6 +321,7 @@ class BuildRun:
             threads=settings.warp_threads,
             io_sleep_s=settings.io_sleep_s,
             gdal_cache_mib=settings.gdal_cache_mib,
+            encoder=self.plan.encoder,
         )
 
 

@@ -42,6 +42,7 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
+from fusi_pipeline.tiles.image import encoder_version
 from fusi_pipeline.tiles.mbtiles import digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.worker_pool import WorkerPool
@@ -146,6 +147,7 @@ class MergeRun:
         self.output = output
         self.settings = settings
         self.rule = rule
+        self.version = MERGE_VERSION + encoder_version(settings.encoder)
         self.work_path = work_path(output)
         self.ledger_path = ledger_path(output)
         self.legend = legend_of(inputs)
@@ -157,7 +159,7 @@ class MergeRun:
         rule = self.rule
         self.indexes = indexes
         self.key = self._content_key()
-        self.contributors = Contributors(self.inputs, indexes, f"{MERGE_VERSION}|{rule.mode}", rule.feather_m)
+        self.contributors = Contributors(self.inputs, indexes, f"{self.version}|{rule.mode}", rule.feather_m)
         self.zooms = sorted(set().union(*(index.zooms for index in indexes)))
 
     def _reset(self) -> None:
@@ -169,7 +171,7 @@ class MergeRun:
 
     def _content_key(self) -> str:
         rule = self.rule
-        facts: list[object] = [MERGE_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
+        facts: list[object] = [self.version, rule.mode, rule.feather_m, rule.name, self.legend]
         facts += [rule.lineage and (rule.lineage.name, self.output.name)]
         for one, index in zip(self.inputs, self.indexes, strict=True):
             facts += [one.options.digest(), one.kind, one.maxzoom, one.is_exact, one.bounds]
@@ -228,7 +230,7 @@ class MergeRun:
     def _request(self) -> str:
         """Return a hash of what is asked for, and of the state of the files it is asked of."""
         rule = self.rule
-        facts: list[object] = [MERGE_VERSION, rule.mode, rule.feather_m, rule.name, self.legend]
+        facts: list[object] = [self.version, rule.mode, rule.feather_m, rule.name, self.legend]
         facts += [self.states, [str(path.resolve()) for path in self.outputs]]
         facts += [(str(one.path.resolve()), one.options.digest(), one.maxzoom) for one in self.inputs]
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
@@ -313,7 +315,7 @@ class MergeRun:
         yield Progress("merge", done, total, "cells")
         workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
         options = tuple(one.options for one in self.inputs)
-        context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m)
+        context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m, settings.encoder)
         waiting: deque[_Cell] = deque()
         lost: list[tuple[str, str]] = []
         environment = settings.child_environment()

@@ -1,4 +1,7 @@
-"""What a worker process does in a merge: tiles copied, merged or flattened, and their lineage."""
+"""What a worker process does in a merge: tiles copied, merged or flattened, and their lineage.
+
+Importing this module compiles (or loads) every kernel, as that of `block_worker` does.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import numpy.typing as npt
 from fusi_pipeline import feather, lineage, merge
 from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade, TileTask
 from fusi_pipeline.terrain_input import Cache, TerrainInput
-from fusi_pipeline.tiles import terrarium
+from fusi_pipeline.tiles import native, terrarium
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
 from fusi_pipeline.tiles.image import encode_webp
 from fusi_pipeline.tiles.resample import Heights
+
+native.warm_up()
 
 
 class _Worker:
@@ -71,8 +76,10 @@ def _tile_made(worker: _Worker, task: TileTask) -> TileMade:
     if not any(counts):
         return TileMade(ABSENT, tuple(counts), True, 0, None, None)
     choice = _choice(worker, task, counts, merged.heights)
-    terrain = _terrain(merged.heights, task.tile) if choice == ENCODED and task.terrain else None
-    made = _lineage(merged, [task.contributors[one][0] for one in ordinals]) if task.lineage else None
+    encoder, wanted = worker.context.encoder, choice == ENCODED and task.terrain
+    terrain = _terrain(merged.heights, task.tile, encoder) if wanted else None
+    numbers = [task.contributors[one][0] for one in ordinals]
+    made = _lineage(merged, numbers, encoder) if task.lineage else None
     size = _copied_size(worker, task, choice) if choice >= COPIED else len(terrain or b"")
     return TileMade(choice, tuple(counts), _disjoint(task, layers, ordinals, merged), size, terrain, made)
 
@@ -139,23 +146,24 @@ def _choice(worker: _Worker, task: TileTask, counts: list[int], heights: Heights
     return ENCODED
 
 
-def _terrain(heights: Heights, tile: Tile) -> bytes:
+def _terrain(heights: Heights, tile: Tile, encoder: str) -> bytes:
     pixels = terrarium.encode(np.nan_to_num(heights, nan=0.0), tile.z)
     assert pixels is not None, "no pixel is missing once 0 m has taken its place"
-    return encode_webp(pixels)
+    return encode_webp(pixels, encoder)
 
 
-def _lineage(merged: merge.Merged, numbers: list[int]) -> bytes:
+def _lineage(merged: merge.Merged, numbers: list[int], encoder: str) -> bytes:
     """Return a lineage tile; `numbers` are the inputs that the layers stand for."""
     if len(numbers) == 1 and merged.first.all():
-        return _uniform_lineage(numbers[0] + 1)
+        return _uniform_lineage(numbers[0] + 1, encoder)
     indices = np.array([0, *(number + 1 for number in numbers)], dtype=np.uint8)
-    return encode_webp(lineage.encode(indices[merged.first], indices[merged.second], merged.share))
+    pixels = lineage.encode(indices[merged.first], indices[merged.second], merged.share)
+    return encode_webp(pixels, encoder)
 
 
 @cache
-def _uniform_lineage(index: int) -> bytes:
+def _uniform_lineage(index: int, encoder: str) -> bytes:
     """Return the lineage tile that names one source everywhere."""
     pixels = np.zeros((TILE_SIZE_PX, TILE_SIZE_PX, 3), dtype=np.uint8)
     pixels[..., 0] = index
-    return encode_webp(pixels)
+    return encode_webp(pixels, encoder)

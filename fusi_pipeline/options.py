@@ -16,6 +16,7 @@ from fusi_pipeline.merge import MODES
 from fusi_pipeline.plan import BuildOptions
 from fusi_pipeline.settings import ON_DISK_FULL, settings_from
 from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
+from fusi_pipeline.tiles.image import ENCODERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -111,9 +112,15 @@ watchdog = _stacked(
         help="End the run, or wait for space (FUSI_ON_DISK_FULL; stop).",
     ),
 )
+encoder = click.option(
+    "--encoder",
+    type=click.Choice(ENCODERS),
+    help="What writes tiles: fusi's own for terrain, or libwebp (FUSI_ENCODER; fusi).",
+)
 reading = _stacked(
     processes,
     watchdog,
+    encoder,
     click.option("--warp-threads", type=_positive, help="Threads per block (FUSI_WARP_THREADS; 1)."),
     click.option(
         "--io-sleep-ms",
@@ -183,6 +190,7 @@ _SETTING_OPTIONS = (
     "watchdog_time_s",
     "memory_floor_mb",
     "on_disk_full",
+    "encoder",
 )
 
 

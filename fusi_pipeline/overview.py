@@ -13,14 +13,14 @@ import numpy as np
 
 from fusi_pipeline.tiles import terrarium
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
-from fusi_pipeline.tiles.image import encode_webp
+from fusi_pipeline.tiles.image import ENCODERS, encode_webp
 from fusi_pipeline.tiles.resample import Heights, halve
 
 _HALF = TILE_SIZE_PX // 2
 _ZSTD_LEVEL = 1
 
 
-def tiles_of(heights: Heights, first: Tile) -> Iterator[tuple[Tile, bytes]]:
+def tiles_of(heights: Heights, first: Tile, encoder: str = ENCODERS[0]) -> Iterator[tuple[Tile, bytes]]:
     """Yield the encoded tiles of an array whose north-west tile is `first`; wholly missing ones not at all.
 
     `heights` has shape (n * 512, m * 512).
@@ -30,19 +30,19 @@ def tiles_of(heights: Heights, first: Tile) -> Iterator[tuple[Tile, bytes]]:
             part = heights[
                 row * TILE_SIZE_PX : (row + 1) * TILE_SIZE_PX, col * TILE_SIZE_PX : (col + 1) * TILE_SIZE_PX
             ]
-            data = encode_tile(part, first.z)
+            data = encode_tile(part, first.z, encoder)
             if data is not None:
                 yield Tile(first.z, first.x + col, first.y + row), data
 
 
-def encode_tile(heights: Heights, z: int) -> bytes | None:
+def encode_tile(heights: Heights, z: int, encoder: str = ENCODERS[0]) -> bytes | None:
     """Return a tile of heights, shape (512, 512), as a lossless WebP; None where all are missing."""
     pixels = terrarium.encode(heights, z)
-    return None if pixels is None else encode_webp(pixels)
+    return None if pixels is None else encode_webp(pixels, encoder)
 
 
 def pyramid(
-    heights: Heights, block: Tile, maxzoom: int, minzoom: int
+    heights: Heights, block: Tile, maxzoom: int, minzoom: int, encoder: str = ENCODERS[0]
 ) -> tuple[list[tuple[Tile, bytes]], Heights]:
     """Return the tiles of a block from `maxzoom` up to its own zoom, and its heights at half its own size.
 
@@ -54,7 +54,7 @@ def pyramid(
     for z in range(maxzoom, block.z - 1, -1):
         levels = z - block.z
         if z >= minzoom:
-            tiles.extend(tiles_of(heights, Tile(z, block.x << levels, block.y << levels)))
+            tiles.extend(tiles_of(heights, Tile(z, block.x << levels, block.y << levels), encoder))
         heights = halve(heights)
     return tiles, heights
 

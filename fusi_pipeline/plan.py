@@ -30,6 +30,7 @@ from fusi_pipeline.pixel_grid import PixelGridKey, pixel_grid_key, pixel_sides_m
 from fusi_pipeline.sources import AUTO_MAXZOOM_CAP, SourceConfig, SourceFile, SourceIndex
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds, Tile, XYBounds
+from fusi_pipeline.tiles.image import ENCODERS, encoder_version
 from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
 __all__ = [
@@ -102,6 +103,8 @@ class SourcePlan:
     """How far beyond a block the coarsest file may reach into it, in EPSG:3857 metres."""
     vertical: Conversion = UNCONVERTED
     """How heights are converted to another vertical CRS."""
+    encoder: str = ENCODERS[0]
+    """What writes the tiles."""
     expected_bytes: float = 0.0
     """Rough size of the archive, from the area of the valid pixels of all files."""
 
@@ -179,7 +182,7 @@ class SourcePlan:
     def _parameters_digest(self) -> hashlib.blake2b:
         config = self.config
         words = (
-            CODE_VERSION,
+            CODE_VERSION + encoder_version(self.encoder),
             self.minzoom,
             self.maxzoom,
             self.block_zoom,
@@ -199,6 +202,7 @@ def plan_source(
     *,
     folder: Path | None = None,
     levels: int = BLOCK_LEVELS,
+    encoder: str = ENCODERS[0],
 ) -> SourcePlan:
     """Return the plan of a source; `folder` is its own, where a geoid grid may be.
 
@@ -236,6 +240,7 @@ def plan_source(
         averaged=frozenset(key for key, finest in boxes.finest_m.items() if base_m > _AVERAGE_ABOVE * finest),
         coordinates=coordinates,
         margin_m=_MARGIN_PX * boxes.coarsest_m,
+        encoder=encoder,
         expected_bytes=share * boxes.valid_m2 / (grid.TILE_SIZE_PX * base_m) ** 2 * PYRAMID * TILE_BYTES,
         vertical=conversion(name, folder, config, index, boxes.declared, options.bbox),
     )

@@ -17,6 +17,7 @@ import psutil
 
 from fusi_pipeline.errors import SettingInvalid
 from fusi_pipeline.machine_memory import total_mib
+from fusi_pipeline.tiles.image import ENCODERS
 from fusi_pipeline.tiles.mbtiles import WriterPace
 from fusi_pipeline.watchdog import Limits
 
@@ -56,6 +57,8 @@ class Settings:
     """How long it may be at one task (FUSI_WATCHDOG_TIME_SECONDS)."""
     memory_floor_mb: int | None = None
     """Available memory in MiB under which there are fewer workers (FUSI_MEMORY_FLOOR_MB)."""
+    encoder: str = ENCODERS[0]
+    """What writes tiles, `fusi`, `fusi-fast` or `libwebp` (FUSI_ENCODER)."""
     on_disk_full: str = "stop"
     """What a run does when its disk is full, `wait` or `stop` (FUSI_ON_DISK_FULL)."""
 
@@ -124,6 +127,7 @@ def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
         memory_floor_mb=_whole(env, "FUSI_MEMORY_FLOOR_MB", -1, 0)
         if env.get("FUSI_MEMORY_FLOOR_MB")
         else None,
+        encoder=_one_of(env, "FUSI_ENCODER", ENCODERS),
         on_disk_full=_one_of(env, "FUSI_ON_DISK_FULL", ON_DISK_FULL),
     )
 

@@ -41,6 +41,8 @@ class BuildContext:
     threads: int
     io_sleep_s: float
     gdal_cache_mib: int
+    encoder: str
+    """What writes the tiles, one of `image.ENCODERS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class MergeContext:
     """By what the files of each input can be told to have been changed."""
     mode: str
     feather_m: float
+    encoder: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class TileFormat:
         if self.name == "png":
             return png(picture)
         if self.quality is None:
-            return encode_webp(picture)
+            return encode_webp(picture, "libwebp")
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "WEBP", quality=self.quality, method=4)
         return buffer.getvalue()

@@ -31,6 +31,7 @@ from fusi_pipeline.source_folder import RESAMPLINGS, SourceConfig
 from fusi_pipeline.verify import VerifyReport
 from layer_generation.cli import layer
 from layer_generation.commands.app import app
+from layer_generation.commands.pictures import image
 from layer_generation.commands.servers import image_api
 from layer_generation.debug_map import DebugMapReport
 from layer_generation.export import ExportReport
@@ -38,6 +39,7 @@ from layer_generation.importing import ImportReport
 from layer_generation.map_facts import MapFacts
 from layer_generation.map_making import MapReport
 from layer_generation.map_rendering import RenderReport
+from layer_generation.picture_making import ImageReport
 
 REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = (
@@ -65,7 +67,8 @@ def leaves(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Co
 COMMANDS = (
     dict(leaves(cli.cli))
     | dict(leaves(layer, "layer "))
-    | {"image-api": image_api, "app": app.commands["serve"], "app enqueue": app.commands["enqueue"]}
+    | {"image": image, "image-api": image_api}
+    | {"app": app.commands["serve"], "app enqueue": app.commands["enqueue"]}
 )
 REPORTS = {
     "scan": ScanReport,
@@ -86,6 +89,7 @@ REPORTS = {
     "layer map show": MapFacts,
     "layer debug-map": DebugMapReport,
     "layer export": ExportReport,
+    "image": ImageReport,
 }
 
 

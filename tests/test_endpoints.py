@@ -30,6 +30,7 @@ from layer_generation.endpoints.base import (
     EndpointPermanent,
     EndpointRetryable,
     EndpointUnavailable,
+    EndpointUnreached,
 )
 from layer_generation.endpoints.open import ADAPTERS, open_endpoint
 from layer_generation.endpoints.pixelart import PALETTES
@@ -397,8 +398,8 @@ def test_answers_of_other_modes_become_rgb(server: ImageServer, mode: str) -> No
     ("error", "kind"),
     [
         (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"), EndpointUnavailable),
-        (httpx.ConnectError("[Errno -2] Name or service not known"), EndpointBusy),
-        (httpx.ConnectTimeout("timed out"), EndpointBusy),
+        (httpx.ConnectError("[Errno -2] Name or service not known"), EndpointUnreached),
+        (httpx.ConnectTimeout("timed out"), EndpointUnreached),
         (httpx.ReadError(""), EndpointRetryable),
         (httpx.DecodingError("bad gzip"), EndpointRetryable),
     ],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from layer_generation.commands.pictures import image as image_command
 from layer_generation.image_api import diffusers_backend, diffusion_model
 from layer_generation.image_api.backend import SAMPLERS as NAMES
 from layer_generation.image_api.backend import BackendFailed, Cancelled, Picture, Stage
@@ -36,6 +38,7 @@ from layer_generation.image_api.diffusion_model import (
     found_model,
 )
 from tests.diffusion import tiny_model
+from tests.image_service import Service, pixels_of, png, service
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(?!fusi|layer)")  # those of torch and what is built on it
 
@@ -486,3 +489,60 @@ def test_the_variant_is_half_where_the_device_is_or_there_is_nothing_else(tmp_pa
     whole.touch()
     assert diffusers_backend._variant(tmp_path, half=False) is None
     assert diffusers_backend._variant(tmp_path, half=True) == "fp16"
+
+
+# Through the server, in a process of its own
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Service]:
+    with service("layer_generation.image_api.diffusers_backend:opened", {"model": str(folder)}) as one:
+        yield one
+
+
+def test_the_server_says_what_the_model_has(server: Service) -> None:
+    (model,) = server.client.get("/v1/models").json()["data"]
+    assert (model["id"], tuple(model["samplers"])) == ("tiny", tuple(SAMPLERS))
+    assert server.post(sampler="er_sde").status_code == 400, "refused before it is accepted"
+
+
+def test_a_batch_is_the_pictures_of_its_seeds(server: Service, backend: DiffusersBackend) -> None:
+    fields = {"width": SIZE, "height": SIZE, "steps": 3, "cfgScale": 7.5, "prompt": "a harbour in snow"}
+    images = server.finished(**fields, seed=1, count=2)["result"]["images"]
+    for number, one in enumerate(images):
+        assert one["seed"] == 1 + number
+        assert np.array_equal(pixels_of(one), backend.draw(asked(seed=1 + number), silent))
+
+
+def test_inpainting_leaves_what_is_known(server: Service) -> None:
+    image, mask = noise(), hole()
+    white = np.where(mask, np.uint8(255), np.uint8(0))
+    told = server.finished(width=SIZE, height=SIZE, image=png(image), mask=png(white), seed=2)
+    drawn = pixels_of(told["result"]["images"][0])
+    assert np.array_equal(drawn[~mask], image[~mask])
+    assert not np.array_equal(drawn[mask], image[mask])
+
+
+def test_progress_rises_and_a_cancelled_picture_ends_between_steps(server: Service) -> None:
+    server.finished()
+    name = server.begin(width=SIZE, height=SIZE, steps=150)
+    steps: list[int] = []
+    while len(set(steps)) < 3:
+        told = server.poll(name)
+        assert told["status"] in ("pending", "in_progress")
+        if told.get("progress", {}).get("stage") == "diffusion":
+            steps.append(told["progress"]["currentStep"])
+    pid = server.studio._artist.pid
+    assert server.cancel(name).json()["status"] == "cancelled"
+    assert server.finished()["status"] == "complete"
+    assert server.studio._artist.pid == pid, "its process was not ended for that; the model stays loaded"
+    assert steps == sorted(steps)
+    assert steps[-1] < 150
+
+
+def test_a_shell_makes_pictures_with_it(server: Service, tmp_path: Path) -> None:
+    words = ("a harbour", "--server", server.url, "--width", "64", "--height", "64", "--steps", "2")
+    for name in ("one.png", "two.png"):
+        image_command.main([*words, "--seed", "7", "-o", str(tmp_path / name)], standalone_mode=False)
+    one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "two.png"))
+    assert np.array_equal(one, two)

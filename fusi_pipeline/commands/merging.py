@@ -26,6 +26,7 @@ from fusi_pipeline.tiles.open import open_archive
 @options.merge_rule
 @options.processes
 @options.watchdog
+@options.encoder
 @options.overwrite
 @options.as_json
 @options.settled

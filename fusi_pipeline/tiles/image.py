@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fusi_pipeline.tiles import webp
+from fusi_pipeline.tiles import vp8l, webp
 from fusi_pipeline.tiles.directory import GZIP, DirectoryInvalid, inflate
 
 WEBP_METHOD = 2
 WEBP_QUALITY = 30
 """The fastest libwebp setting that costs no bytes on terrain (see DESIGN, "Encoder settings")."""
-
+ENCODERS = ("fusi", "fusi-fast", "libwebp")
+"""What may write tiles; the first by default. All of them write lossless WebP that every reader takes."""
+_EFFORTS = {"fusi": "default", "fusi-fast": "fast"}
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = ("RGB", "RGBA", "P", "L", "LA", "1")
@@ -32,11 +35,19 @@ class ImageInvalid(ValueError):
     """Bytes that are no image of the kind asked for."""
 
 
-def encode_webp(pixels: npt.NDArray[np.uint8]) -> bytes:
+def encoder_version(encoder: str) -> str:
+    """Return what a key says of an encoder: its bytes are those of this version. Empty for libwebp."""
+    return "" if encoder == "libwebp" else f"+{encoder}-{vp8l.VERSION}"
+
+
+def encode_webp(pixels: npt.NDArray[np.uint8], encoder: str = ENCODERS[0]) -> bytes:
     """Return a lossless WebP of an array of shape (rows, cols, 3) or (rows, cols, 4).
 
-    Colour under alpha 0 is kept.
+    Colour under alpha 0 is kept. What is no terrain is left to libwebp, whoever is asked.
     """
+    if encoder in _EFFORTS:
+        with suppress(vp8l.Unsuitable):
+            return vp8l.encode(pixels, _EFFORTS[encoder])
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(
         buffer, "WEBP", lossless=True, method=WEBP_METHOD, quality=WEBP_QUALITY, exact=True

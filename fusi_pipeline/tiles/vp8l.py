@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from fusi_pipeline.tiles.native import kernel, pointer
 
+VERSION = 1
+"""Raised whenever a change of the code changes the bytes of a file; part of every tile's key."""
 LARGEST_SIDE = 1 << 14
 """Pixels along a side that the format can say."""
 _SIGNATURE = 0x2F

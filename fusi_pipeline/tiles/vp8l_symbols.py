@@ -32,7 +32,7 @@ COVERED = 0xFFFF
 LONGEST_COPY = 4096
 SHORTEST_COPY = 12
 _RARE = 12 << 4
-"""What a symbol that a group has not seen costs at least, in 1/16 bit, so that an empty group is not cheap."""
+"""What a symbol that a group has not seen costs at least, in 1/16 bit; an empty group must not be cheap."""
 _UNSEEN = 3 << 4
 """What a symbol that a group has not seen costs more than one that it has seen once, in 1/16 bit."""
 

@@ -46,12 +46,13 @@ class Told:
     """Place among those that wait."""
 
 
+Listener = Callable[[Told], None]
+
+
 class Generations:
     """Jobs of the API, for `jobs.drawn`: a request is its JSON fields, a result is its pictures."""
 
-    def __init__(
-        self, server: Server, count: int = 1, listener: Callable[[Told], None] | None = None
-    ) -> None:
+    def __init__(self, server: Server, count: int = 1, listener: Listener | None = None) -> None:
         """Take a server, how many pictures are wanted at least, and who hears how far they are."""
         self._server = server
         self._count = count
@@ -115,10 +116,13 @@ def _told(status: str, document: Mapping[str, Any]) -> Told:
     progress = mapping(document.get("progress"))
     stage, image = progress.get("stage"), progress.get("currentImage")
     percentage, position = progress.get("percentage"), document.get("position")
-    is_number = type(percentage) in (int, float) and math.isfinite(percentage)
+    try:
+        percent = float(percentage) if isinstance(percentage, int | float) else 0.0
+    except OverflowError:  # a whole number of hundreds of digits
+        percent = 0.0
     return Told(
         status,
-        percentage=min(max(float(percentage), 0.0), 100.0) if is_number else 0.0,
+        percentage=min(max(percent, 0.0), 100.0) if math.isfinite(percent) else 0.0,
         stage=cleaned(stage)[:20] if isinstance(stage, str) else "",
         image=image if type(image) is int and 1 <= image <= 100 else 1,
         position=position if type(position) is int and position > 0 else None,

@@ -1,0 +1,283 @@
+"""The WebP encoder of terrain: what it writes is read back exactly, by several decoders, always alike."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fusi_pipeline.tiles import terrarium, vp8l, vp8l_codes, vp8l_prediction, vp8l_symbols, webp
+from fusi_pipeline.tiles.image import ENCODERS, decode_webp, encode_webp, encoder_version, is_plain
+
+Pixels = npt.NDArray[np.uint8]
+EFFORTS = tuple(vp8l.EFFORTS)
+
+
+def surface(side: int, seed: int, slope: float = 2.1) -> npt.NDArray[np.float32]:
+    """Return a fractal surface of heights in 0..1."""
+    noise = np.random.default_rng(seed).standard_normal((side, side))
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    frequency[0, 0] = np.inf
+    heights = np.fft.irfft2(np.fft.rfft2(noise) * frequency**-slope, s=(side, side))
+    return ((heights - heights.min()) / np.ptp(heights)).astype(np.float32)
+
+
+def terrain(z: int, side: int = 256, relief_m: float = 900, seed: int = 1) -> Pixels:
+    pixels = terrarium.encode(surface(side, seed) * np.float32(relief_m), z)
+    assert pixels is not None
+    return pixels
+
+
+def coast(z: int, *, missing: bool, side: int = 256) -> Pixels:
+    """Return terrain of which a part is sea, or missing."""
+    heights = surface(side, 5) * 800 - 400
+    heights[heights < 0] = np.nan if missing else 0
+    pixels = terrarium.encode(heights, z)
+    assert pixels is not None
+    return pixels
+
+
+def by_pillow(data: bytes) -> Pixels:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+DECODERS: tuple[Callable[[bytes], Pixels], ...] = (by_pillow, decode_webp, imagecodecs.webp_decode)
+
+
+def alike(pixels: Pixels, decoded: Pixels) -> bool:
+    """Tell whether a picture came back; one that is opaque everywhere may have lost its alpha."""
+    if decoded.shape[2] < pixels.shape[2]:
+        return bool((pixels[..., 3] == 255).all()) and np.array_equal(pixels[..., :3], decoded)
+    return np.array_equal(pixels, decoded)
+
+
+def assert_kept(pixels: Pixels) -> None:
+    for effort in EFFORTS:
+        data = vp8l.encode(pixels, effort)
+        for decode in DECODERS:
+            assert alike(pixels, decode(data))
+        said = webp.facts(data)
+        assert (said.chunks, said.width, said.height) == (("VP8L",), pixels.shape[1], pixels.shape[0])
+        assert vp8l.encode(pixels, effort) == data
+
+
+@pytest.mark.parametrize("z", range(6, 20))
+def test_terrain_of_every_zoom(z: int) -> None:
+    assert_kept(terrain(z))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("z", [9, 12, 15])
+def test_coasts(z: int, missing: bool) -> None:
+    assert_kept(coast(z, missing=missing))
+
+
+@pytest.mark.parametrize("side", [1, 2, 15, 16, 17, 31, 255, 1024])
+def test_sides_around_those_of_blocks(side: int) -> None:
+    assert_kept(np.ascontiguousarray(terrain(12, max(side, 64))[:side, :side]))
+    assert_kept(np.ascontiguousarray(terrain(12, max(side, 64))[:1, :side]))
+    assert_kept(np.ascontiguousarray(terrain(12, max(side, 64))[:side, :1]))
+
+
+@pytest.mark.parametrize("colors", [1, 2, 3, 4, 5, 16, 17, 255, 256, 257])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_palettes_of_every_width(colors: int, channels: int) -> None:
+    random = np.random.default_rng(colors)
+    table = random.integers(0, 256, (colors, channels)).astype(np.uint8)
+    table[:, 0] &= 7
+    assert_kept(table[random.integers(0, colors, (45, 51))])
+    assert_kept(np.repeat(np.repeat(table[random.integers(0, colors, (9, 7))], 30, axis=0), 41, axis=1))
+
+
+def test_a_constant_tile_is_tiny() -> None:
+    for value in (0, 128, 255):
+        pixels = np.full((512, 512, 3), value, np.uint8)
+        assert_kept(pixels)
+        assert len(vp8l.encode(pixels)) < 100
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Pixels:
+    """Draw pictures of any shape whose colours are many or few, alike, stepped or in runs."""
+    rows, cols = draw(st.integers(1, 70)), draw(st.integers(1, 70))
+    channels = draw(st.sampled_from((3, 4)))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    most = draw(st.sampled_from((1, 2, 3, 5, 40, 256)))
+    pixels = random.integers(0, most, (rows, cols, channels))
+    kind = draw(st.sampled_from(("plain", "walk", "runs", "stepped", "rare")))
+    if kind == "walk":
+        pixels = np.cumsum(pixels - most // 2, axis=draw(st.sampled_from((0, 1))))
+    elif kind == "runs":
+        pixels = np.repeat(pixels, draw(st.integers(2, 40)), axis=1)[:, :cols]
+    elif kind == "stepped":
+        pixels = pixels * draw(st.sampled_from((16, 64, 128)))
+    elif kind == "rare":
+        pixels = np.where(random.random((rows, cols, 1)) < 0.02, pixels, 7)
+    pixels[..., 0] &= draw(st.sampled_from((0, 1, 255)))
+    return np.ascontiguousarray(pixels.astype(np.uint8))
+
+
+@settings(max_examples=150, deadline=None)
+@given(pictures())
+def test_any_picture_is_kept_or_refused(pixels: Pixels) -> None:
+    try:
+        data = vp8l.encode(pixels)
+    except vp8l.Unsuitable:
+        data = encode_webp(pixels)
+    assert alike(pixels, decode_webp(data))
+
+
+def codes_of(counts: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.int64], bytes]:
+    """Return the lengths of the green code that is made of counts, and the bits that say so."""
+    space = vp8l._Workspace()
+    space.hold(1)
+    space.histogram[:] = 0
+    space.histogram[: len(counts)] = counts
+    writer = vp8l._Writer(space)
+    vp8l._put_codes(writer, 1, len(counts))
+    return (space.table[: len(counts)] >> 16).astype(np.int64), writer.finish()
+
+
+@st.composite
+def histograms(draw: st.DrawFn) -> npt.NDArray[np.uint32]:
+    size = draw(st.sampled_from((280, 281, 1304, 2328)))
+    counts = np.zeros(size, np.uint32)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    used = draw(st.integers(1, size))
+    places = random.choice(size, used, replace=False)
+    kind = draw(st.sampled_from(("equal", "fibonacci", "powers", "steep")))
+    if kind == "equal":
+        counts[places] = draw(st.integers(1, 1000))
+    elif kind == "fibonacci":
+        row = [1, 1]
+        while len(row) < 30:
+            row.append(row[-1] + row[-2])
+        counts[places] = np.resize(row, used)
+    elif kind == "powers":
+        counts[places] = 1 << (np.arange(used) % 20)
+    else:
+        counts[places] = np.maximum(1, random.random(used) ** 9 * 1e5)
+    return counts
+
+
+@settings(max_examples=100, deadline=None)
+@given(histograms())
+def test_codes_are_whole_within_the_limit_and_near_the_entropy(counts: npt.NDArray[np.uint32]) -> None:
+    lengths, _ = codes_of(counts)
+    used = counts > 0
+    if used.sum() == 1:
+        assert not lengths.any()  # a symbol that is alone takes no bits
+        return
+    assert ((lengths > 0) == used).all()
+    assert lengths.max() <= vp8l_codes.LONGEST_CODE
+    assert sum(1 << (15 - length) for length in lengths[used].tolist()) == 1 << 15
+    shares = counts[used] / counts.sum()
+    assert (shares * lengths[used]).sum() <= -(shares * np.log2(shares)).sum() + 1.01
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param([1 << min(i, 27) for i in range(30)], id="longer than 15 without the limit"),
+        pytest.param([5] * 256, id="256 equal"),
+        pytest.param([0, 9], id="one"),
+        pytest.param([1, 1], id="two"),
+    ],
+)
+def test_a_picture_of_adversarial_counts(counts: list[int]) -> None:
+    """Blue values that occur as often as said; beside them green that changes, so that there is no palette."""
+    most = max(counts)
+    blues = np.repeat(np.arange(len(counts)), [-(-count * 4096 // most) if count else 0 for count in counts])
+    pixels = np.zeros((len(blues), 1, 3), np.uint8)
+    pixels[:, 0, 2] = np.random.default_rng(0).permutation(blues)
+    pixels[:, 0, 1] = np.arange(len(blues)) % 251
+    assert_kept(pixels[: 1 << 14])
+
+
+@given(st.integers(1, 4096))
+def test_prefixes_of_lengths_are_those_of_the_specification(value: int) -> None:
+    symbol, extra = vp8l_symbols.prefix(value)
+    if symbol < 4:
+        assert (symbol, extra) == (value - 1, 0)
+        return
+    first = (2 + (symbol & 1)) << extra
+    assert extra == (symbol - 2) >> 1
+    assert first < value <= first + (1 << extra)
+
+
+def test_the_kernels_have_the_room_they_count_on() -> None:
+    assert (vp8l._GROUP, vp8l._GREENS, vp8l._CACHE, vp8l._LANES) == (
+        vp8l_symbols.GROUP, vp8l_symbols.GREENS, vp8l_symbols.CACHE, vp8l_symbols.LANES,
+    )  # fmt: skip
+    assert vp8l._BUCKETS == 1 << vp8l_prediction.TABLE_BITS
+    assert vp8l._LEAVES == vp8l_codes._LEAVES
+    assert all(effort.groups < vp8l._LANES for effort in vp8l.EFFORTS.values())
+
+
+DIGESTS = {"default": "", "fast": ""}
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_bytes_are_the_same_on_every_machine(effort: str) -> None:
+    """Another digest means other bytes: then `vp8l.VERSION` has to be raised, so that tiles are made anew."""
+    steps = np.random.default_rng(11).integers(-3, 4, (200, 300))
+    codes = (np.cumsum(np.cumsum(steps, axis=0), axis=1) * 64 + 32768 * 256).astype(np.int64)
+    codes[:90, :80] = 32768 * 256
+    pixels = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1).astype(np.uint8)
+    assert hashlib.sha256(vp8l.encode(pixels, effort)).hexdigest()[:16] == DIGESTS[effort]
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    tiles = [terrain(z, seed=z) for z in range(8, 16)]
+    alone = [vp8l.encode(tile) for tile in tiles]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(vp8l.encode, tiles * 4)) == alone * 4
+
+
+def photograph() -> Pixels:
+    channels = [surface(256, seed, 1.6) * 0.4 + surface(256, 9, 1.7) * 0.6 for seed in (1, 2, 3)]
+    return (np.stack(channels, axis=-1) * 255).astype(np.uint8)
+
+
+def test_what_is_no_terrain_is_left_to_libwebp() -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    for pixels in (photograph(), noise):
+        with pytest.raises(vp8l.Unsuitable):
+            vp8l.encode(pixels)
+        assert encode_webp(pixels, "fusi") == encode_webp(pixels, "libwebp")
+    steep = terrain(12, relief_m=60000)
+    assert encode_webp(steep, "fusi") != encode_webp(steep, "libwebp")
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (5, 5, 2), (1, (1 << 14) + 1, 3)])
+def test_shapes_that_the_format_cannot_hold(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no picture that a lossless WebP can hold"):
+        vp8l.encode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_files_are_no_larger_than_those_of_libwebp(missing: bool) -> None:
+    tiles = [coast(13, missing=missing), terrain(10), terrain(13), terrain(15), terrain(17)]
+    sizes = {name: sum(len(encode_webp(tile, name)) for tile in tiles) for name in ENCODERS}
+    assert sizes["fusi"] <= 1.02 * sizes["libwebp"]
+    assert sizes["fusi-fast"] <= 1.06 * sizes["libwebp"]
+
+
+def test_every_encoder_writes_the_same_pixels_and_its_own_key() -> None:
+    tile = coast(12, missing=True)
+    for name in ENCODERS:
+        data = encode_webp(tile, name)
+        assert is_plain(data)
+        assert np.array_equal(decode_webp(data), tile)
+    assert len({encoder_version(name) for name in ENCODERS}) == len(ENCODERS)
+    assert encoder_version("libwebp") == ""
