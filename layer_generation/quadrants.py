@@ -11,155 +11,40 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from sqlite_utils import Database, Migrations
 
 from fusi_pipeline.tiles.files import writable_folder
-from fusi_pipeline.tiles.sqlite import address, sqlite_errors
+from fusi_pipeline.tiles.sqlite import sqlite_errors
 from layer_generation.camera import Geometry, geometry_from, geometry_json
 from layer_generation.errors import GeometryInvalid, MapExists, MapMissing, MapUnreadable
+from layer_generation.quadrant_tables import (
+    FACTS,
+    FLAGS,
+    KINDS,
+    KNOWN_MIGRATIONS,
+    MIGRATIONS,
+    PAGE_SIZE,
+    Kind,
+    QuadrantFacts,
+    QuadrantRow,
+    QuadrantState,
+    connected,
+    migrated,
+)  # fmt: skip
+
+__all__ = [
+    "FACTS", "FILENAME", "FLAGS", "KINDS", "Kind", "QuadrantFacts", "QuadrantRow", "QuadrantState",
+    "QuadrantStore",
+]  # fmt: skip
 
 FILENAME = "quadrants.db"
-Kind = Literal["render", "generation"]
-KINDS: tuple[Kind, ...] = ("render", "generation")
-FLAGS = ("flagged", "starred", "is_water", "is_reference")
-FACTS = "facts"
-"""Kind of a change to flags or notes."""
-_BUSY_TIMEOUT_S = 30.0
-_PAGE_SIZE = 16384
 _FEW = 200
 """Changed quadrants that are looked at one by one."""
-
 _FACTS_OF = f"quadrant_x, quadrant_y, render IS NOT NULL, generation IS NOT NULL, notes, {', '.join(FLAGS)}"
-
-_migrations = Migrations("fusi-quadrants")
-
-
-@_migrations()
-def quadrants_and_metadata(db: Database) -> None:
-    """Create the tables."""
-    db.execute(
-        """
-        CREATE TABLE quadrants (
-            quadrant_x INTEGER NOT NULL,
-            quadrant_y INTEGER NOT NULL,
-            lat REAL, lng REAL,
-            render BLOB,
-            generation BLOB,
-            is_generated INTEGER GENERATED ALWAYS AS (generation IS NOT NULL) STORED,
-            notes TEXT,
-            flagged INTEGER NOT NULL DEFAULT 0,
-            starred INTEGER NOT NULL DEFAULT 0,
-            is_water INTEGER NOT NULL DEFAULT 0,
-            is_reference INTEGER NOT NULL DEFAULT 0,
-            PRIMARY KEY (quadrant_x, quadrant_y)
-        )
-        """
-    )
-    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT)")
-
-
-@_migrations()
-def index_of_pictures(db: Database) -> None:
-    """Create the indexes that tell which quadrants have pictures without touching these."""
-    for kind in KINDS:
-        db.execute(f"CREATE INDEX has_{kind} ON quadrants (quadrant_x, quadrant_y) WHERE {kind} IS NOT NULL")
-
-
-@_migrations()
-def changes_and_makers(db: Database) -> None:
-    """Have every change, by whichever program, leave its revision; keep what made a picture."""
-    db.execute(
-        """
-        CREATE TABLE quadrant_changes (
-            revision INTEGER PRIMARY KEY AUTOINCREMENT,
-            kind TEXT NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
-            UNIQUE (kind, x, y)
-        )
-        """
-    )
-    db.execute(
-        """
-        CREATE TABLE made (
-            kind TEXT NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
-            item TEXT NOT NULL, facts TEXT NOT NULL,
-            PRIMARY KEY (kind, x, y)
-        ) WITHOUT ROWID
-        """
-    )
-
-    def leave(kind: str, row: str) -> str:
-        # not INSERT OR REPLACE: the conflict policy of the statement that fires a trigger wins
-        place = f"('{kind}', {row}.quadrant_x, {row}.quadrant_y)"
-        return (
-            f"DELETE FROM quadrant_changes WHERE (kind, x, y) = {place};"
-            f" INSERT INTO quadrant_changes (kind, x, y) VALUES {place};"
-            f" DELETE FROM made WHERE (kind, x, y) = {place};"
-        )
-
-    for kind in (*KINDS, FACTS):
-        columns = ", ".join((*FLAGS, "notes")) if kind == FACTS else kind
-        db.execute(
-            f"CREATE TRIGGER {kind}_changed AFTER UPDATE OF {columns} ON quadrants"
-            f" BEGIN {leave(kind, 'NEW')} END"
-        )
-        there = "1" if kind == FACTS else f"NEW.{kind} IS NOT NULL"
-        db.execute(
-            f"CREATE TRIGGER {kind}_added AFTER INSERT ON quadrants WHEN {there}"
-            f" BEGIN {leave(kind, 'NEW')} END"
-        )
-        db.execute(f"CREATE TRIGGER {kind}_removed AFTER DELETE ON quadrants BEGIN {leave(kind, 'OLD')} END")
-    db.execute(f"CREATE INDEX marks ON quadrants (quadrant_y, quadrant_x, {', '.join(FLAGS)})")
-    db.execute("CREATE INDEX noted ON quadrants (quadrant_x, quadrant_y) WHERE notes <> ''")
-
-
-_KNOWN_MIGRATIONS = frozenset(one.name for one in _migrations.pending(Database(memory=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class QuadrantState:
-    """What a map has of a quadrant, and how new that is."""
-
-    x: int
-    y: int
-    has_render: bool
-    has_generation: bool
-    flags: frozenset[str]
-    has_note: bool
-    version: int
-    """Revision of its newest change; 0 where nothing changed since the map was made by an older fusi."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuadrantFacts:
-    """What is known of a quadrant beside its pictures."""
-
-    x: int
-    y: int
-    has_render: bool
-    has_generation: bool
-    flags: frozenset[str]
-    notes: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuadrantRow:
-    """A quadrant with all that a map holds of it."""
-
-    x: int
-    y: int
-    lat: float | None = None
-    lng: float | None = None
-    render: bytes | None = None
-    generation: bytes | None = None
-    notes: str | None = None
-    flags: Mapping[str, int] = field(default_factory=dict)
-    """By the names of FLAGS; -1 where a person protected a quadrant from being marked."""
 
 
 class QuadrantStore:
@@ -172,13 +57,13 @@ class QuadrantStore:
         if not self.path.is_file():
             raise MapMissing(folder)
         with self._readable():
-            self._db = _connected(self.path)
+            self._db = connected(self.path)
             known = self._db["quadrants"].exists()
-            applied = {one.name for one in _migrations.applied(self._db)} if known else set()
-            later = applied - _KNOWN_MIGRATIONS
+            applied = {one.name for one in MIGRATIONS.applied(self._db)} if known else set()
+            later = applied - KNOWN_MIGRATIONS
             self.is_ours = "quadrants_and_metadata" in applied
             if self.is_ours and not later:
-                _migrated(self._db)
+                migrated(self._db)
         if later:
             self._db.close()
             raise MapUnreadable(
@@ -196,10 +81,10 @@ class QuadrantStore:
             raise MapExists(folder)
         writable_folder(folder)
         with sqlite_errors(path):
-            db = _connected(path)
-            db.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            db = connected(path)
+            db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             db.execute("PRAGMA journal_mode = WAL")
-            _migrated(db)
+            migrated(db)
             values = {"geometry": geometry_json(geometry), **(facts or {})}
             with db.atomic():
                 db.conn.executemany(
@@ -491,16 +376,3 @@ def _column(kind: Kind) -> str:
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     return kind
-
-
-def _connected(path: Path) -> Database:
-    connection = sqlite3.connect(address(path), timeout=_BUSY_TIMEOUT_S, uri=True)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return Database(connection, execute_plugins=False)
-
-
-def _migrated(db: Any) -> None:
-    """Bring the schema up to date, one process at a time."""
-    if not _migrations.pending(db):
-        return
-    _migrations.apply(db)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -496,7 +497,12 @@ def test_the_variant_is_half_where_the_device_is_or_there_is_nothing_else(tmp_pa
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Service]:
-    with service("layer_generation.image_api.diffusers_backend:opened", {"model": str(folder)}) as one:
+    factory = "layer_generation.image_api.diffusers_backend:opened"
+    with service(factory, {"model": str(folder)}, deadline_s=600) as one:
+        name = one.begin(width=SIZE, height=SIZE)
+        while one.poll(name)["status"] in ("pending", "in_progress"):  # as long as torch takes to load
+            time.sleep(0.1)
+        assert one.poll(name)["status"] == "complete"
         yield one
 
 

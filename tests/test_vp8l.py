@@ -206,7 +206,7 @@ def test_a_picture_of_adversarial_counts(counts: list[int]) -> None:
 
 @given(st.integers(1, 4096))
 def test_prefixes_of_lengths_are_those_of_the_specification(value: int) -> None:
-    symbol, extra = vp8l_symbols.prefix(value)
+    symbol, extra = vp8l_symbols.prefix.py_func(value)
     if symbol < 4:
         assert (symbol, extra) == (value - 1, 0)
         return
@@ -224,7 +224,7 @@ def test_the_kernels_have_the_room_they_count_on() -> None:
     assert all(effort.groups < vp8l._LANES for effort in vp8l.EFFORTS.values())
 
 
-DIGESTS = {"default": "", "fast": ""}
+DIGESTS = {"default": "95b37fabb0e4196f", "fast": "76462071650848a9"}
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -255,7 +255,7 @@ def test_what_is_no_terrain_is_left_to_libwebp() -> None:
         with pytest.raises(vp8l.Unsuitable):
             vp8l.encode(pixels)
         assert encode_webp(pixels, "fusi") == encode_webp(pixels, "libwebp")
-    steep = terrain(12, relief_m=60000)
+    steep = terrain(12, relief_m=8800)
     assert encode_webp(steep, "fusi") != encode_webp(steep, "libwebp")
 
 

@@ -108,7 +108,7 @@ def _merged(
     facts = {TERRAIN: (report.path, merge_metadata(report, list(names), how.model_dump()))}
     if report.lineage is not None:
         facts[LINEAGE] = (report.lineage, lineage_metadata(report))
-    version = dg.DataVersion(rule_version(inputs, how))
+    version = dg.DataVersion(rule_version(inputs, how, settings))
     for known, (path, metadata) in facts.items():
         key = dg.AssetKey([*prefix, *known.path])
         found = followed(verify(path, sample=SAMPLE), context.log.info, pause_s)

@@ -18,6 +18,7 @@ from fusi_pipeline.plan import CODE_VERSION
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.publish import MergeReport, merge_archives
 from fusi_pipeline.settings import Settings
+from fusi_pipeline.tiles.image import encoder_version
 from fusi_pipeline.verify import verify
 
 TERRAIN = dg.AssetKey("terrain_pmtiles")
@@ -103,7 +104,7 @@ def terrain_pmtiles(
         if not found.sound:
             yield from _wanted(context, checks[key])
             raise unsound(found)
-    version = rule_version(inputs, config)
+    version = rule_version(inputs, config, settings)
     yield from _told(context, TERRAIN, version, merge_metadata(report, names, config.model_dump()), checks)
     if report.lineage is not None:
         yield from _told(context, LINEAGE, version, lineage_metadata(report), checks)
@@ -166,9 +167,10 @@ def lineage_path(settings: Settings, config: TerrainConfig, archive: str = FILEN
     return None if config.lineage == "none" else settings.output_dir / name
 
 
-def rule_version(inputs: Sequence[Path], config: TerrainConfig) -> str:
+def rule_version(inputs: Sequence[Path], config: TerrainConfig, settings: Settings) -> str:
     """Return the data version of what comes of archives by a configuration."""
-    return merged_version(inputs, config.mode, config.feather_m, config.lineage)
+    rule = (config.mode, config.feather_m, config.lineage)
+    return merged_version(inputs, *rule, encoder_version(settings.encoder))
 
 
 def chosen(instance: dg.DagsterInstance) -> TerrainConfig:
@@ -188,7 +190,8 @@ def is_merged(instance: dg.DagsterInstance, settings: Settings) -> bool:
         return False
     try:
         names = merged_names(instance, config, settings)
-        return last.data_version == rule_version([settings.archive_path(name) for name in names], config)
+        inputs = [settings.archive_path(name) for name in names]
+        return last.data_version == rule_version(inputs, config, settings)
     except FusiError:
         return False
 

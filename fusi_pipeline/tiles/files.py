@@ -43,7 +43,7 @@ def writable_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".fusi-probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread of this process may have been here
     except OSError as error:
         raise_for(error, folder)
     return folder

@@ -136,7 +136,8 @@ class GenerationQueue:
         """Open the queue of a map's folder, made where there is none. `clock` returns seconds."""
         self.path = folder / FILENAME
         self._clock = clock
-        writable_folder(folder)
+        if not self.path.exists():
+            writable_folder(folder)
         with sqlite_errors(self.path):
             connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
