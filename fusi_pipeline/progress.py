@@ -1,12 +1,22 @@
 """How far a long piece of work has come, as a value.
 
 Builders yield these; the command line draws a bar of them, Dagster logs a
-line, a test counts.
+line, a test counts. What is left of the time is for `forecast` to say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work as the plan predicts it, by kinds, each of which may turn out dearer or cheaper than predicted."""
+
+    done: tuple[float, ...]
+    """Predicted seconds of what is done of each kind."""
+    total: tuple[float, ...]
+    """Predicted seconds of all of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +38,19 @@ class Progress:
 
     note: str = ""
     """A line for a person, of something that happened or that the run waits for; no new figures then."""
+    tiles: int = 0
+    """Tiles finished so far, where `unit` counts something else."""
+    work: Work | None = None
+    """Where units differ in what they take: how much of it is done."""
+    ahead: tuple[tuple[str, float], ...] = ()
+    """(stage, predicted seconds) of what comes after this stage, as far as that is known."""
 
     @property
     def title(self) -> str:
         """Stage and subject, as a person reads them."""
         return f"{self.stage} {self.subject}".rstrip()
+
+    @property
+    def tiles_done(self) -> int:
+        """Tiles finished so far in this stage."""
+        return self.done if self.unit == "tiles" else self.tiles

@@ -600,6 +600,48 @@ def test_a1111_is_interrupted_where_it_draws_the_picture_that_is_left(
     assert len(server.cancelled) == (draws == "this")
 
 
+@pytest.mark.parametrize(
+    ("document", "kind", "said", "deletes"),
+    [
+        ({"status": "paused"}, EndpointRetryable, "not known (paused)", 1),
+        ({"status": "cancelled"}, EndpointRetryable, "was cancelled", 0),
+        (
+            {"status": "error", "error": {"code": "SERVER_BUSY", "message": "one runs"}},
+            EndpointBusy,
+            "is busy",
+            0,
+        ),
+        (
+            {"status": "error", "error": {"code": "SHUTTING_DOWN", "message": "ends"}},
+            EndpointBusy,
+            "is busy",
+            0,
+        ),
+        ({"status": "error", "error": {"code": "INVALID_REQUEST"}}, EndpointPermanent, "INVALID_REQUEST", 0),
+        ({"status": "error", "error": {"code": "TIMEOUT_ERROR"}}, EndpointRetryable, "TIMEOUT_ERROR", 0),
+    ],
+)
+def test_each_end_of_a_generation(
+    document: dict[str, Any], kind: type[EndpointError], said: str, deletes: int
+) -> None:
+    seen: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        seen.append(request.method)
+        return (
+            httpx.Response(201, json={"id": "x"})
+            if request.method == "POST"
+            else httpx.Response(200, json=document)
+        )
+
+    config = EndpointConfig(name="a", url="http://a.example/", protocol="fusi", params={"poll_s": 0.001})
+    endpoint = open_endpoint(config, {}, transport=httpx.MockTransport(reply))
+    with pytest.raises(EndpointError, match=re.escape(said)) as caught:
+        endpoint.edit(asked(4, 4), NEVER)
+    assert type(caught.value) is kind
+    assert (seen.count("POST"), seen.count("GET"), seen.count("DELETE")) == (1, 1, deletes)
+
+
 # Answers of any kind
 
 DOCUMENTS = st.recursive(

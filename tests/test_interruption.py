@@ -250,8 +250,10 @@ def test_on_a_full_disk_the_run_ends_in_one_line_and_goes_on_when_there_is_space
         _, errors = process.communicate(timeout=120)
     said = apart_from_progress(errors)
     assert process.returncode == 1
-    assert len(said) == 1, said
-    assert "the disk is full" in said[0]
+    *warnings, end = said
+    assert all("space" in line or "MiB" in line for line in warnings), said  # that it will be tight
+    assert len(warnings) <= 1, said
+    assert "the disk is full" in end
     assert not (run.output / PMTILES).exists()
     assert resized(small_disk, "64m") == 0
     run.finish()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from fusi_pipeline.tiles import terrarium, vp8l, vp8l_codes, vp8l_prediction, vp8l_symbols, webp
 from fusi_pipeline.tiles.image import ENCODERS, decode_webp, encode_webp, encoder_version, is_plain
@@ -195,7 +198,7 @@ def test_codes_are_whole_within_the_limit_and_near_the_entropy(counts: npt.NDArr
     ],
 )
 def test_a_picture_of_adversarial_counts(counts: list[int]) -> None:
-    """Blue values that occur as often as said; beside them green that changes, so that there is no palette."""
+    """Blues occur as often as said; beside them green changes, so that there is no palette."""
     most = max(counts)
     blues = np.repeat(np.arange(len(counts)), [-(-count * 4096 // most) if count else 0 for count in counts])
     pixels = np.zeros((len(blues), 1, 3), np.uint8)
@@ -281,3 +284,39 @@ def test_every_encoder_writes_the_same_pixels_and_its_own_key() -> None:
         assert np.array_equal(decode_webp(data), tile)
     assert len({encoder_version(name) for name in ENCODERS}) == len(ENCODERS)
     assert encoder_version("libwebp") == ""
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+IN_CHROMIUM = """async (data) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const options = {premultiplyAlpha: "none", colorSpaceConversion: "none"};
+  const picture = await createImageBitmap(new Blob([bytes], {type: "image/webp"}), options);
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  const gl = canvas.getContext("webgl");
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, picture);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  const level = [gl.TEXTURE_2D, gl.getParameter(gl.TEXTURE_BINDING_2D), 0];
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, ...level);
+  const pixels = new Uint8Array(4 * picture.width * picture.height);
+  gl.readPixels(0, 0, picture.width, picture.height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  return [picture.height, picture.width, Array.from(pixels)];
+}"""
+"""Decodes as MapLibre GL does: into a texture, with the colour under alpha 0 as it is."""
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)")
+def test_chromium_reads_every_pixel() -> None:
+    palette = np.random.default_rng(0).integers(0, 3, (70, 90, 3)).astype(np.uint8)
+    tiles = [terrain(11), terrain(14), coast(12, missing=True), palette, np.full((512, 512, 3), 9, np.uint8)]
+    arguments = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page()
+        for tile in tiles:
+            for effort in EFFORTS:
+                data = base64.b64encode(vp8l.encode(tile, effort)).decode()
+                rows, cols, values = page.evaluate(IN_CHROMIUM, data)
+                decoded = np.array(values, np.uint8).reshape(rows, cols, 4)
+                assert np.array_equal(decoded[..., : tile.shape[2]], tile)
+        browser.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -127,14 +128,30 @@ def encode(pixels: Pixels, effort: str = "default") -> bytes:
     space = _workspace
     space.hold(rows * cols)
     kernel("colors")(pointer(pixels), rows * cols, channels, pointer(space.colors))
+    count = kernel("palette")(
+        pointer(space.colors), rows * cols, pointer(space.hashed), pointer(space.palette)
+    )
+    if count == 1:
+        return _flat(rows, cols, int(space.palette[0]), effort)
     alpha = channels == 4 and bool((pixels[..., 3] != 255).any())
-    writer = _Writer(space)
+    return _file(rows, cols, count, alpha, effort)
+
+
+@lru_cache(maxsize=256)
+def _flat(rows: int, cols: int, color: int, effort: str) -> bytes:
+    """Return the file of the one colour that the workspace holds: many tiles are the same sea."""
+    return _file(rows, cols, 1, color >> 24 != 255, effort)
+
+
+def _file(rows: int, cols: int, count: int, alpha: bool, effort: str) -> bytes:
+    """Return the file of the `count` colours that the workspace holds (section 3.4)."""
+    writer = _Writer(_workspace)
     writer.put(_SIGNATURE, 8)
     writer.put(cols - 1, 14)
     writer.put(rows - 1, 14)
     writer.put(alpha, 1)
     writer.put(0, 3)
-    _picture(writer, rows, cols, EFFORTS[effort])
+    _picture(writer, rows, cols, count, EFFORTS[effort])
     return _riff(writer.finish())
 
 
@@ -173,24 +190,34 @@ class _Writer:
         return self.space.out.view(np.uint8)[:size].tobytes()
 
 
-def _picture(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
+def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) -> None:
     """Write transforms and the transformed picture (sections 4 and 5.1)."""
     space = writer.space
     image = space.colors
-    count = kernel("palette")(pointer(image), rows * cols, pointer(space.hashed), pointer(space.palette))
-    more = True
     if count <= 256:
         bits = 3 if count <= 2 else 2 if count <= 4 else 1 if count <= 16 else 0
         _put_palette(writer, count)
         kernel("indexed")(pointer(image), rows, cols, pointer(space.hashed), bits, pointer(space.indexed))
         image = space.indexed
         cols = (cols + (1 << bits) - 1) >> bits
-    else:
-        blues = image[: rows * cols : 97] & 0xFF
-        more = bool((blues == blues[0]).all())
-    _predict(writer, image, rows, cols, more, effort)
+    _predict(writer, image, rows, cols, _more_modes(image[: rows * cols], cols), effort)
     writer.put(0, 1)
     _body(writer, rows, cols, effort)
+
+
+def _more_modes(image: Colors, cols: int) -> int:
+    """Return which predictors are worth trying besides left, top, select and gradient.
+
+    1: averages, where blue is the same everywhere; an average of coarse fractions
+    is none of them. 2: top left too, where pixels are more like it than like the
+    one on the left, as on a chessboard.
+    """
+    sample = image[cols + 1 :: _SAMPLE].astype(np.int64)
+    corner, left = image[: -cols - 1 : _SAMPLE], image[cols:-1:_SAMPLE]
+    if np.abs(sample - corner).sum() < np.abs(sample - left).sum() // 2:
+        return 2
+    blues = image[::_SAMPLE] & 0xFF
+    return int((blues == blues[0]).all())
 
 
 def _put_palette(writer: _Writer, count: int) -> None:
@@ -203,7 +230,7 @@ def _put_palette(writer: _Writer, count: int) -> None:
     _put_image(writer, np.ascontiguousarray(differences).view(np.uint32).reshape(1, -1))
 
 
-def _predict(writer: _Writer, image: Colors, rows: int, cols: int, more: bool, effort: Effort) -> None:
+def _predict(writer: _Writer, image: Colors, rows: int, cols: int, more: int, effort: Effort) -> None:
     """Choose and write the predictor of each block; leave residuals and blocks without any (section 4.1)."""
     space = writer.space
     blocks = _blocks(rows, cols)

@@ -215,8 +215,8 @@ def _samples(rows, step):
 
 
 @_inline
-def _count_sampled(image, rows, cols, step, counts):
-    """Count residuals of left, top and gradient on every `step`th row."""
+def _count_sampled(image, rows, cols, step, crossed, counts):
+    """Count residuals of left, top and gradient on every `step`th row; where `crossed` of the corner too."""
     for sample in range(_samples(rows, step)):
         row = step // 2 + 1 + sample * step
         line = row * cols
@@ -228,6 +228,8 @@ def _count_sampled(image, rows, cols, step, counts):
             counts[_bucket(_difference(pixel, left))] += 1
             counts[_bucket(_difference(pixel, top))] += 1
             counts[_bucket(_difference(pixel, _clamped(left + top + _BIAS - corner)))] += 2
+            if crossed:
+                counts[_bucket(_difference(pixel, corner))] += 4
             corner = top
             left = pixel
 
@@ -299,6 +301,7 @@ def _cost_with(mode):
 
 _left_cost = _cost_with(1)
 _top_cost = _cost_with(2)
+_corner_cost = _cost_with(4)
 _smooth_cost = _cost_with(5)
 _mean_cost = _cost_with(7)
 _select_cost = _cost_with(11)
@@ -323,6 +326,10 @@ def _best_mode(image, cols, span, more, costs, before, floor):
     cost = _select_cost(image, cols, *span, costs, least) + (_CHANGE if before != 11 else 0)
     if cost < least:
         mode, least = 11, cost
+    if more > 1:
+        cost = _corner_cost(image, cols, *span, costs, least) + (_CHANGE if before != 4 else 0)
+        if cost < least:
+            mode, least = 4, cost
     if not more or least <= floor:
         return mode
     cost = _half_cost(image, cols, *span, costs, least) + (_CHANGE if before != 13 else 0)
@@ -416,14 +423,14 @@ def predictors(image, rows, cols, bits, more, effort, counts, costs, modes, zero
     """Fill `modes` with the predictor of each block of 1 << `bits` pixels, and `zero` with which are flat.
 
     Residuals are counted on a few rows, whose entropy is what later residuals
-    are taken to cost; then blocks choose the cheapest mode, twice. `more` adds
-    averages, which suit whole numbers without a fraction. `counts` and `costs` hold
+    are taken to cost; then blocks choose the cheapest mode, twice. `more` of 1 adds
+    averages, which suit whole numbers without a fraction, of 2 the corner as well. `counts` and `costs` hold
     a number for each bucket.
     """
     for i in range(1 << TABLE_BITS):
         counts[i] = 0
     _flat(image, rows, cols, bits, zero)
-    _count_sampled(image, rows, cols, 16, counts)
+    _count_sampled(image, rows, cols, 16, more > 1, counts)
     _count_costs(counts, costs)
     if effort > 0:
         _choose(image, rows, cols, bits, 4, more, costs, modes, zero)

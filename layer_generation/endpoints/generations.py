@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class Generations:
             return EndpointBusy(f"is busy ({cleaned(str(mapping(error).get('message') or ''))})")
         if status in _ENDS:
             return ended(_ENDS[status], error)
+        with contextlib.suppress(EndpointError):  # it may be no end after all
+            self.cancel(call, job)
         return EndpointRetryable(f"the server's job is in a state that is not known ({cleaned(status)})")
 
     def cancel(self, call: Call, job: str) -> None:

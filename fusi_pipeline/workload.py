@@ -1,0 +1,175 @@
+"""How much work a plan holds, by kinds, block by block, so that a run can say how long it will take.
+
+Blocks differ: one at a coast holds a few tiles, one over a hundred small files
+takes as long to read as to encode. The index tells both. Seconds are those of
+one processor, measured on the benchmark's surfaces; a run corrects them by what
+it measures (see `forecast`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fusi_pipeline.cost import PYRAMID
+from fusi_pipeline.pixel_grid import pixel_sides_m
+from fusi_pipeline.plan import SourcePlan
+from fusi_pipeline.progress import Work
+from fusi_pipeline.source_file import SourceFile
+from fusi_pipeline.sources import SourceIndex
+from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles.grid import XYBounds
+
+Seconds = npt.NDArray[np.float64]
+
+_BLOCK, _AREA, _READ, _PARENT, _COPY = range(5)
+_KINDS = 5
+_BLOCK_S = 0.02
+"""Of a block, whatever it holds."""
+_TILE_S = 0.009
+"""Of a tile that is wholly valid: its share of the warp, and encoding it."""
+_FLAT_SHARE = 0.25
+"""What a tile of equal heights takes of that."""
+_FILE_S = 0.003
+_PIXEL_S = 1.2e-8
+"""Of a file that reaches into a block, and of each pixel that is read of it."""
+_PARENT_S = 0.015
+"""Of a tile above the blocks."""
+_COPY_S = 0.012
+"""Of a block that is taken over."""
+_MERGED_S, _COPIED_S, _LINEAGE_S = 0.022, 0.002, 0.006
+"""Of a tile that is merged, of one that is taken as it is, and of one of the lineage."""
+_PACKED_S = 1.5e-4
+"""Of a tile that is packed."""
+_WHOLE = 0.9
+"""Share of a block from which on it counts as wholly covered; areas are those of boxes."""
+
+
+class BuildLoad:
+    """The work of a build, in the order of its plan."""
+
+    def __init__(self, plan: SourcePlan, index: SourceIndex, parents: int, workers: int) -> None:
+        """Read the index once; `parents` is the number of tiles above the blocks."""
+        blocks = len(plan.coordinates)
+        self._workers = workers
+        self._seconds: Seconds = np.zeros((blocks + parents, _KINDS))
+        area, read = _covered(plan, index)
+        self._seconds[:blocks, _BLOCK] = _BLOCK_S
+        self._seconds[:blocks, _AREA] = np.minimum(area, 1.0) * _tiles_of_block(plan) * _TILE_S
+        self._seconds[:blocks, _READ] = read
+        self._seconds[blocks:, _PARENT] = _PARENT_S
+        self._sums = self._summed()
+
+    def taken_over(self, positions: Sequence[int]) -> None:
+        """Note the blocks, by their positions in the plan, that need not be made."""
+        self._seconds[positions] = 0.0
+        self._seconds[positions, _COPY] = _COPY_S
+        self._sums = self._summed()
+
+    def at(self, position: int) -> Work:
+        """Return how much is done when the first `position` blocks are."""
+        return Work(tuple(self._sums[position].tolist()), tuple(self._sums[-1].tolist()))
+
+    def seconds(self, start: int = 0) -> float:
+        """Return the predicted seconds of the blocks from one position on."""
+        return float(self._sums[-1].sum() - self._sums[start].sum())
+
+    def _summed(self) -> Seconds:
+        start = np.zeros((1, _KINDS))
+        return np.concatenate([start, np.cumsum(self._seconds, axis=0)]) / self._workers
+
+
+def merge_work(done: npt.NDArray[np.int64], total: npt.NDArray[np.int64], lineage: bool, workers: int) -> Work:
+    """Return the work of a merge from numbers of tiles, done and in all: of one input, of several."""
+    each = np.array([_COPIED_S, _MERGED_S]) + (_LINEAGE_S if lineage else 0.0)
+    return Work(tuple((done * each / workers).tolist()), tuple((total * each / workers).tolist()))
+
+
+def pack_seconds(tiles: int) -> float:
+    """Return the predicted seconds of packing so many tiles."""
+    return tiles * _PACKED_S
+
+
+def merge_ahead(
+    plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, workers: int
+) -> tuple[tuple[str, float], ...]:
+    """Return (stage, predicted seconds) of merging and packing what will be built of sources.
+
+    Looks at squares of the ground: where the first source that has anything there
+    has all of it, its tiles are copied; where there are several, they are merged.
+    """
+    z = min(plan.block_zoom for plan, _ in plans)
+    cells: dict[int, list[tuple[float, int]]] = {}
+    for plan, index in plans:
+        area, _ = _covered(plan, index)
+        for code, share in _by_cell(plan, np.minimum(area, 1.0), z):
+            cells.setdefault(code, []).append((share, plan.maxzoom))
+    counts = np.zeros(2, dtype=np.int64)
+    for shares in cells.values():
+        tiles = max(share * 4.0 ** (maxzoom - z) * PYRAMID for share, maxzoom in shares)
+        counts[int(len(shares) > 1 and shares[0][0] < _WHOLE)] += max(round(tiles), 1)
+    work = merge_work(counts, counts, lineage, workers)
+    return ("merge", sum(work.total)), ("pack", pack_seconds(int(counts.sum()) * (1 + lineage)))
+
+
+def _by_cell(plan: SourcePlan, area: Seconds, z: int) -> Iterator[tuple[int, float]]:
+    """Yield (code of a tile of zoom `z`, share of it that is covered) from the shares of blocks."""
+    levels = plan.block_zoom - z
+    codes = ((plan.coordinates[:, 1] >> levels) << z) | (plan.coordinates[:, 0] >> levels)
+    found, places = np.unique(codes, return_inverse=True)
+    shares = np.bincount(places, weights=area) / 4**levels
+    return zip(found.tolist(), shares.tolist(), strict=True)
+
+
+def _tiles_of_block(plan: SourcePlan) -> int:
+    """Return how many tiles a block has at its zooms, where all of it is valid."""
+    return sum(
+        4 ** (z - plan.block_zoom)
+        for z in range(plan.block_zoom, plan.maxzoom + 1)
+        if z >= plan.minzoom
+    )
+
+
+def _covered(plan: SourcePlan, index: SourceIndex) -> tuple[Seconds, Seconds]:
+    """Return, for each block, the share of its area that is valid and the seconds of reading its files."""
+    z = plan.block_zoom
+    codes = plan.coordinates[:, 1] << z | plan.coordinates[:, 0]
+    area, read = np.zeros(len(codes)), np.zeros(len(codes))
+    block_m2 = (2 * grid.HALF_WORLD_M / (1 << z)) ** 2
+    for file in index.files():
+        sides = pixel_sides_m(file)
+        parts = file.box.parts()
+        whole = sum((part.right - part.left) * (part.top - part.bottom) for part in parts) or 1.0
+        valid = file.valid_pixels * sides[0] * sides[1] / block_m2
+        valid *= _FLAT_SHARE if file.minimum == file.maximum else 1.0
+        for part in parts:
+            places, shares = _shares(part, z, codes)
+            shares = shares * ((part.right - part.left) * (part.top - part.bottom) / whole)
+            area[places] += valid * shares
+            read[places] += _FILE_S + _pixels(file) * _PIXEL_S * shares
+    return area, read
+
+
+def _pixels(file: SourceFile) -> int:
+    return file.width * file.height
+
+
+def _shares(part: XYBounds, z: int, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Seconds]:
+    """Return the positions of the blocks that a box touches, and the share of the box in each."""
+    columns, rows = grid.covering_range(part, z)
+    x, y = np.asarray(columns, dtype=np.int64), np.asarray(rows, dtype=np.int64)
+    side = 2 * grid.HALF_WORLD_M / (1 << z)
+    across = _overlap(x * side - grid.HALF_WORLD_M, side, part.left, part.right)
+    down = _overlap(grid.HALF_WORLD_M - (y + 1) * side, side, part.bottom, part.top)
+    wanted = ((y[:, None] << z) | x).ravel()
+    at = np.minimum(codes.searchsorted(wanted), len(codes) - 1)
+    there = codes[at] == wanted
+    return at[there], (down[:, None] * across).ravel()[there]
+
+
+def _overlap(start: Seconds, side: float, low: float, high: float) -> Seconds:
+    """Return the share of [low, high] in each interval of length `side` that begins at `start`."""
+    shared = np.minimum(start + side, high) - np.maximum(start, low)
+    return np.maximum(shared, 0.0) / max(high - low, 1e-9)
