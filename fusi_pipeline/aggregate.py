@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,12 @@ from fusi_pipeline.errors import (
 from fusi_pipeline.fresh_process import ProcessGone, in_fresh_process
 from fusi_pipeline.groups import Group, GroupRule, group_estimates, grouped
 from fusi_pipeline.plan import BuildOptions, SourcePlan, estimate, plan_source
-from fusi_pipeline.progress import Progress
+from fusi_pipeline.progress import Ahead, Progress, followed_by
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SourceIndex, forget_scan, is_current, read_config, source_folder
-from fusi_pipeline.tiles.files import writable_folder
+from fusi_pipeline.tiles.files import file_state, writable_folder
+from fusi_pipeline.workload import BuildLoad, merge_ahead
 
 if TYPE_CHECKING:
     from fusi_pipeline.scan import ScanReport
@@ -108,10 +110,12 @@ def build_sources(
     skip_broken: bool = False,
     overwrite: bool = False,
     anew: bool = False,
+    ahead: Ahead = (),
 ) -> Generator[Progress, None, tuple[BuildReport, ...]]:
     """Build the MBTiles of several sources, one after another, in groups where there is a `rule`.
 
     A source of which something could not be made does not hold up the others.
+    `ahead` is what comes after them all.
     Raises WorkUnfinished at the end where there is one.
     """
     groups = {}
@@ -119,7 +123,10 @@ def build_sources(
         groups = yield from _all_groups(names, settings, options, rule, skip_broken=skip_broken)
     reports: list[BuildReport] = []
     unfinished: list[WorkUnfinished] = []
-    for name in names:
+    for number, name in enumerate(names):
+        later = tuple(
+            one for other in names[number + 1 :] for one in _build_ahead(other, settings, options, anew)
+        )
         work = build_source(
             name,
             settings,
@@ -131,7 +138,7 @@ def build_sources(
             resume_from=None if rule is None else rule.resume_from,
         )
         try:
-            reports.append((yield from work))
+            reports.append((yield from followed_by(work, later + ahead)))
         except WorkUnfinished as error:
             unfinished.append(error)
     if len(unfinished) > 1:
@@ -218,8 +225,9 @@ def aggregate(
         yield from index_source(name, settings, skip_broken=skip_broken)
         _plan(name, settings, options)  # so that what cannot be built is known before anything is
     builds = yield from build_sources(
-        names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite
-    )
+        names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite,
+        ahead=_merge_ahead(names, settings, options, lineage_output is not None),
+    )  # fmt: skip
     merge = partial(
         merge_archives if rule is None else _merge_apart,
         [report.path for report in builds],
@@ -316,6 +324,29 @@ def _plan(name: str, settings: Settings, options: BuildOptions | None) -> Source
     with SourceIndex(settings.index_path(name)) as index:
         config, wanted = read_config(folder), options or BuildOptions()
         return plan_source(name, config, index, wanted, folder=folder, encoder=settings.encoder)
+
+
+def _build_ahead(name: str, settings: Settings, options: BuildOptions | None, anew: bool) -> Ahead:
+    """Return what building a source will take; nothing where it is made, or not scanned yet."""
+    if not is_current(source_folder(settings.source_store, name), settings.index_path(name)):
+        return ()
+    plan, output = _plan(name, settings, options), settings.archive_path(name)
+    with SourceIndex(settings.index_path(name)) as index:
+        if not anew and output.exists() and index.whole(output) == file_state(output):
+            return ()
+        return (("build", BuildLoad(plan, index, 0, settings.workers).seconds()),)
+
+
+def _merge_ahead(
+    names: Sequence[str], settings: Settings, options: BuildOptions | None, lineage: bool
+) -> Ahead:
+    """Return what merging sources that are scanned will take."""
+    with ExitStack() as stack:
+        plans = [
+            (_plan(name, settings, options), stack.enter_context(SourceIndex(settings.index_path(name))))
+            for name in names
+        ]
+        return merge_ahead(plans, lineage, settings.workers)
 
 
 def _broken(index_path: Path) -> bool:

@@ -96,6 +96,7 @@ def build(
         else:
             run.tally.resumed = done = run.committed()
             yield from check_room(output, plan.expected_bytes * (1 - done / run.total), settings)
+            run.weigh(settings.workers)
             if groups:
                 job = GroupJob(name, folder, config, index_path, output, options, settings, anew)
                 yield from run_groups(run, job, groups, resume_from)

@@ -31,6 +31,11 @@ class BuildBefore:
         self._readers = [stack.enter_context(reader) for reader in opened if reader is not None]
         self._replaced = opened[0] if opened else None
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is any."""
+        return bool(self._readers)
+
     def has(self, tile: Tile, key: str) -> bool:
         """Tell whether a block is in a ledger; its tiles are not looked at yet."""
         return next(self._records(tile, key), None) is not None

@@ -62,7 +62,7 @@ def run_groups(
 
 def _one(run: BuildRun, job: GroupJob, group: Group) -> Generator[Progress, None, Tally]:
     """Run one group in a new process, again where something from outside ends it."""
-    failures, reached, written = 0, group.start, 0
+    failures, reached, written, tiles = 0, group.start, 0, 0
     while True:
         environment = job.settings.child_environment()
         work = in_fresh_process(environment, f"{__name__}:commit_group", job, group)
@@ -73,11 +73,17 @@ def _one(run: BuildRun, job: GroupJob, group: Group) -> Generator[Progress, None
                 except StopIteration as end:
                     tally: Tally = end.value
                     run.bytes_written += written
+                    run.tiles_written += tiles
                     return tally
                 if moment.done > reached and not moment.note:
                     reached, failures = moment.done, 0
-                yield replace(moment, bytes_written=run.bytes_written + moment.bytes_written)
-                written = moment.bytes_written or written
+                yield replace(
+                    moment,
+                    bytes_written=run.bytes_written + moment.bytes_written,
+                    tiles=run.tiles_written + moment.tiles,
+                    work=run.work_at(moment.done),
+                )
+                written, tiles = moment.bytes_written or written, moment.tiles or tiles
         except ProcessGone as gone:
             failures += 1
             if failures == _MOST_ATTEMPTS:

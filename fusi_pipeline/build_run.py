@@ -19,7 +19,7 @@ from fusi_pipeline.cost import workers_for
 from fusi_pipeline.disk_space import RoomWatch
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, SourceEmpty
 from fusi_pipeline.plan import Block, SourcePlan
-from fusi_pipeline.progress import Progress
+from fusi_pipeline.progress import Progress, Work
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
@@ -29,6 +29,7 @@ from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
 from fusi_pipeline.worker_pool import WorkerPool
 from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool
+from fusi_pipeline.workload import BuildLoad
 
 _STALE_SUFFIX = ".stale"
 _WORKER = "fusi_pipeline.block_worker"
@@ -89,8 +90,18 @@ class BuildRun:
         box = index.bounds()
         self.crosses = box.left > box.right
         self.tally = Tally()
-        self.bytes_written = 0
+        self.bytes_written = self.tiles_written = 0
+        self.load: BuildLoad | None = None
+        """How much work there is; None where nobody asked (see `weigh`)."""
         self.room = RoomWatch(output, len(plan.coordinates))
+
+    def weigh(self, workers: int) -> None:
+        """Find out from the index how much work there is, so that progress says how much of it is done."""
+        self.load = BuildLoad(self.plan, self.index, self.total - len(self.plan.coordinates), workers)
+
+    def work_at(self, position: int) -> Work | None:
+        """Return how much work is done when the first `position` blocks are."""
+        return None if self.load is None else self.load.at(position)
 
     def is_current(self) -> Generator[Progress, None, bool]:
         """Tell whether the finished archive is, byte for byte, what this plan would write.
@@ -214,6 +225,9 @@ class BuildRun:
         )
         work = _Work(pool, workers * WINDOW_PER_WORKER, ledger, before)
         blocks = len(self.plan.coordinates)
+        if self.load is not None and before.has_any:
+            known = (work.knows(tile, key) for tile, key in self._entries())
+            self.load.taken_over(np.flatnonzero(np.fromiter(known, np.bool_, self.total)).tolist())
         if start < blocks:
             tasks = self._block_tasks(work, start, min(stop, blocks))
             yield from self._commit_each(work, tasks, f"{_WORKER}:build_block", _IN_QUARTERS)
@@ -297,7 +311,11 @@ class BuildRun:
             self.tally.tiles_built += made.record.tiles
             self.tally.bytes_built += made.record.size_bytes
         self.bytes_written += made.record.size_bytes
-        return Progress("build", position + 1, self.total, "blocks", self.bytes_written, self.plan.name)
+        self.tiles_written += made.record.tiles
+        return Progress(
+            "build", position + 1, self.total, "blocks", self.bytes_written, self.plan.name,
+            tiles=self.tiles_written, work=self.work_at(position + 1),
+        )  # fmt: skip
 
     def _notes(self, pool: WorkerPool, position: int) -> Iterator[Progress]:
         """Yield what a person should know of the workers."""

@@ -259,6 +259,20 @@ def tiles_of(indexes: Sequence[TileIndex], z: int) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([index.coordinates(z) for index in indexes]), axis=0)
 
 
+def shared_counts(indexes: Sequence[TileIndex]) -> tuple[int, int]:
+    """Return how many tiles one input alone has, and in how many several have a say, those above it too."""
+    alone = shared = 0
+    for z in sorted(set().union(*(index.zooms for index in indexes))):
+        places = tiles_of(indexes, z)
+        count = np.zeros(len(places), dtype=np.int64)
+        for index in indexes:
+            top = min(z, max(index.zooms, default=z))
+            count += np.isin(_keys(places >> (z - top)), _keys(index.coordinates(top)))
+        alone += int((count <= 1).sum())
+        shared += int((count > 1).sum())
+    return alone, shared
+
+
 def covering_cell(tile: Tile, levels: int) -> Tile:
     """Return the tile some zooms up that holds a tile, or the topmost one."""
     return grid.parent(tile, min(levels, tile.z))

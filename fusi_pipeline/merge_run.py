@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from fusi_pipeline.archive_writer import archive_writer
-from fusi_pipeline.contributions import Contributions, Contributors, TileIndex, carried_over, tiles_of
+from fusi_pipeline.contributions import (
+    Contributions,
+    Contributors,
+    TileIndex,
+    carried_over,
+    shared_counts,
+    tiles_of,
+)
 from fusi_pipeline.cost import workers_for
 from fusi_pipeline.errors import ArchiveUnsuitable, WorkUnfinished
 from fusi_pipeline.merge_before import MergeBefore, OutdatedError, checked
@@ -47,6 +54,7 @@ from fusi_pipeline.tiles.mbtiles import digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.worker_pool import WorkerPool
 from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool
+from fusi_pipeline.workload import MergeLoad, pack_seconds
 
 _WORKER = "fusi_pipeline.merge_worker"
 _CELL_LEVELS = 3
@@ -130,6 +138,14 @@ class _Cell:
     """What the work file holds of the cell."""
     was: frozenset[Tile]
     """Tiles that the merge before had."""
+
+    def count(self, load: MergeLoad) -> None:
+        """Note in the work of the merge that this cell is done."""
+        made = {one.tile for one in self.task.tiles}
+        shared = [len(one.inputs) > 1 for one in self.contributions if one.tile in made]
+        load.made(len(shared) - sum(shared), sum(shared))
+        known = [len(one.inputs) > 1 for one in self.contributions if one.tile not in made]
+        load.taken_over(len(known) - sum(known), sum(known))
 
 
 class MergeRun:
@@ -311,9 +327,12 @@ class MergeRun:
         """Commit what became of the tiles of every cell."""
         settings = self.settings
         total = sum(self._cell_count(z) for z in self.zooms)
-        done = size = 0
-        yield Progress("merge", done, total, "cells")
+        done = size = tiles = 0
         workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
+        alone, shared = shared_counts(self.indexes)
+        load = MergeLoad(alone, shared, self.rule.lineage is not None, workers)
+        ahead = (("pack", pack_seconds((alone + shared) * len(self.outputs))),)
+        yield Progress("merge", done, total, "cells", work=load.work, ahead=ahead)
         options = tuple(one.options for one in self.inputs)
         context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m, settings.encoder)
         waiting: deque[_Cell] = deque()
@@ -332,7 +351,11 @@ class MergeRun:
                     continue
                 size += self._commit(work, cell, made or ())
                 done += 1
-                yield Progress("merge", done, total, "cells", size)
+                tiles += len(cell.contributions)
+                cell.count(load)
+                yield Progress(
+                    "merge", done, total, "cells", size, tiles=tiles, work=load.work, ahead=ahead
+                )
             yield from _notes(pool, done, total)
         if lost:
             raise WorkUnfinished(f"{self.output}", "cells", lost)

@@ -6,7 +6,13 @@ line, a test counts. What is left of the time is for `forecast` to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+Result = TypeVar("Result")
+Ahead = tuple[tuple[str, float], ...]
+"""(stage, predicted seconds) of what comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,8 @@ class Progress:
     """Tiles finished so far, where `unit` counts something else."""
     work: Work | None = None
     """Where units differ in what they take: how much of it is done."""
-    ahead: tuple[tuple[str, float], ...] = ()
-    """(stage, predicted seconds) of what comes after this stage, as far as that is known."""
+    ahead: Ahead = ()
+    """What comes after this stage, as far as that is known."""
 
     @property
     def title(self) -> str:
@@ -54,3 +60,16 @@ class Progress:
     def tiles_done(self) -> int:
         """Tiles finished so far in this stage."""
         return self.done if self.unit == "tiles" else self.tiles
+
+
+def followed_by(work: Generator[Progress, None, Result], ahead: Ahead) -> Generator[Progress, None, Result]:
+    """Return what `work` returns, and yield its moments with what comes after it."""
+    try:
+        while True:
+            moment = next(work)
+            yield replace(moment, ahead=moment.ahead + ahead) if ahead else moment
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    finally:
+        work.close()

@@ -81,10 +81,27 @@ class BuildLoad:
         return np.concatenate([start, np.cumsum(self._seconds, axis=0)]) / self._workers
 
 
-def merge_work(done: npt.NDArray[np.int64], total: npt.NDArray[np.int64], lineage: bool, workers: int) -> Work:
-    """Return the work of a merge from numbers of tiles, done and in all: of one input, of several."""
-    each = np.array([_COPIED_S, _MERGED_S]) + (_LINEAGE_S if lineage else 0.0)
-    return Work(tuple((done * each / workers).tolist()), tuple((total * each / workers).tolist()))
+class MergeLoad:
+    """The work of a merge: tiles that one input has, and tiles in which several have a say."""
+
+    def __init__(self, alone: int, shared: int, lineage: bool, workers: int) -> None:
+        self._each_s = (np.array([_COPIED_S, _MERGED_S]) + (_LINEAGE_S if lineage else 0.0)) / workers
+        self._total = np.array([alone, shared], dtype=np.float64)
+        self._done = np.zeros(2)
+
+    def made(self, alone: int, shared: int) -> None:
+        """Note that tiles are made."""
+        self._done += (alone, shared)
+
+    def taken_over(self, alone: int, shared: int) -> None:
+        """Note that tiles need not be made."""
+        self._total = np.maximum(self._total - (alone, shared), self._done)
+
+    @property
+    def work(self) -> Work:
+        """How much is done."""
+        done, total = self._done * self._each_s, self._total * self._each_s
+        return Work(tuple(done.tolist()), tuple(total.tolist()))
 
 
 def pack_seconds(tiles: int) -> float:
@@ -106,12 +123,12 @@ def merge_ahead(
         area, _ = _covered(plan, index)
         for code, share in _by_cell(plan, np.minimum(area, 1.0), z):
             cells.setdefault(code, []).append((share, plan.maxzoom))
-    counts = np.zeros(2, dtype=np.int64)
+    counts = [0, 0]
     for shares in cells.values():
         tiles = max(share * 4.0 ** (maxzoom - z) * PYRAMID for share, maxzoom in shares)
         counts[int(len(shares) > 1 and shares[0][0] < _WHOLE)] += max(round(tiles), 1)
-    work = merge_work(counts, counts, lineage, workers)
-    return ("merge", sum(work.total)), ("pack", pack_seconds(int(counts.sum()) * (1 + lineage)))
+    load = MergeLoad(counts[0], counts[1], lineage, workers)
+    return ("merge", sum(load.work.total)), ("pack", pack_seconds(sum(counts) * (1 + lineage)))
 
 
 def _by_cell(plan: SourcePlan, area: Seconds, z: int) -> Iterator[tuple[int, float]]:

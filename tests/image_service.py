@@ -24,8 +24,9 @@ from layer_generation.image_api.artist import BackendConfig
 from layer_generation.image_api.body import Intake
 from layer_generation.image_api.guard import Access
 from layer_generation.image_api.registry import Limits
-from layer_generation.image_api.server import Server, listen, url_of
+from layer_generation.image_api.server import Server
 from layer_generation.image_api.studio import Studio, StudioConfig, opened
+from layer_generation.listening import listen, url_of
 
 PATH = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 """Where a backend's process finds the backends of the tests."""

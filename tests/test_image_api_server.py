@@ -28,8 +28,9 @@ from layer_generation.image_api.body import Intake
 from layer_generation.image_api.connection import Connection
 from layer_generation.image_api.guard import Access
 from layer_generation.image_api.registry import Drawing
-from layer_generation.image_api.server import ServerConfig, listen, on_loopback, serve, url_of
+from layer_generation.image_api.server import ServerConfig, serve
 from layer_generation.image_api.studio import StudioConfig
+from layer_generation.listening import listen, on_loopback, url_of
 from layer_generation.settings import ImageResults, image_results_from
 from tests.command import Fusi, fusi
 from tests.image_service import PATH, ROUTE, SMALL, Service, service

@@ -308,7 +308,7 @@ IN_CHROMIUM = """async (data) => {
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)")
 def test_chromium_reads_every_pixel() -> None:
     palette = np.random.default_rng(0).integers(0, 3, (70, 90, 3)).astype(np.uint8)
-    tiles = [terrain(11), terrain(14), coast(12, missing=True), palette, np.full((512, 512, 3), 9, np.uint8)]
+    tiles = [terrain(11, 80), terrain(14, 80), coast(12, missing=True, side=80), palette]
     arguments = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)

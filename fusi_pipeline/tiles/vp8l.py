@@ -28,7 +28,8 @@ LARGEST_SIDE = 1 << 14
 _SIGNATURE = 0x2F
 _PREDICTOR, _COLOR_INDEXING = 0, 3
 """Numbers of transforms."""
-_BLOCK_BITS = 4
+_BLOCK_BITS, _BUNDLED_BLOCK_BITS = 4, 6
+"""Blocks of 16 px; of 64 where a pixel holds several of a picture of few colours, as lineage has."""
 _GROUP = 3136
 _GREENS = 2328
 _CACHE = 280
@@ -178,6 +179,7 @@ class _Writer:
         self.space = space
         self.state = np.zeros(4, np.int64)
         self.handles = (pointer(self.state), pointer(space.out))
+        self.block_bits = _BLOCK_BITS
         self._put = kernel("put")
 
     def put(self, value: int, bits: int) -> None:
@@ -200,6 +202,7 @@ def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) 
         kernel("indexed")(pointer(image), rows, cols, pointer(space.hashed), bits, pointer(space.indexed))
         image = space.indexed
         cols = (cols + (1 << bits) - 1) >> bits
+        writer.block_bits = _BUNDLED_BLOCK_BITS if bits else _BLOCK_BITS
     _predict(writer, image, rows, cols, _more_modes(image[: rows * cols], cols), effort)
     writer.put(0, 1)
     _body(writer, rows, cols, effort)
@@ -233,25 +236,25 @@ def _put_palette(writer: _Writer, count: int) -> None:
 def _predict(writer: _Writer, image: Colors, rows: int, cols: int, more: int, effort: Effort) -> None:
     """Choose and write the predictor of each block; leave residuals and blocks without any (section 4.1)."""
     space = writer.space
-    blocks = _blocks(rows, cols)
+    blocks = _blocks(rows, cols, writer.block_bits)
     kernel("predictors")(
-        pointer(image), rows, cols, _BLOCK_BITS, more, effort.passes, pointer(space.counts),
+        pointer(image), rows, cols, writer.block_bits, more, effort.passes, pointer(space.counts),
         pointer(space.bucket_costs), pointer(space.modes), pointer(space.zero),
     )  # fmt: skip
     kernel("residuals")(
-        pointer(image), rows, cols, _BLOCK_BITS, pointer(space.modes), pointer(space.zero),
+        pointer(image), rows, cols, writer.block_bits, pointer(space.modes), pointer(space.zero),
         pointer(space.residuals),
     )  # fmt: skip
     modes = space.modes[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks)
     writer.put(1, 1)
     writer.put(_PREDICTOR, 2)
-    writer.put(_BLOCK_BITS - 2, 3)
+    writer.put(writer.block_bits - 2, 3)
     _put_image(writer, modes << np.uint32(8))
 
 
-def _blocks(rows: int, cols: int) -> tuple[int, int]:
-    side = 1 << _BLOCK_BITS
-    return -(-rows // side), -(-cols // side)
+def _blocks(rows: int, cols: int, bits: int) -> tuple[int, int]:
+    """Return the rows and columns of blocks of 1 << `bits` pixels."""
+    return -(-rows >> bits), -(-cols >> bits)
 
 
 def _cache_bits(busy: int) -> int:
@@ -262,8 +265,8 @@ def _cache_bits(busy: int) -> int:
 def _body(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
     """Write the residuals as symbols in groups of codes (sections 5 and 6)."""
     space = writer.space
-    blocks = _blocks(rows, cols)
-    shape = (rows, cols, _BLOCK_BITS)
+    blocks = _blocks(rows, cols, writer.block_bits)
+    shape = (rows, cols, writer.block_bits)
     zero, groups = pointer(space.zero), pointer(space.groups)
     pixels = (pointer(space.residuals), pointer(space.symbols))
     busy = blocks[0] * blocks[1] - int(np.count_nonzero(space.zero[: blocks[0] * blocks[1]]))
@@ -278,7 +281,7 @@ def _body(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
     writer.put(cache_bits, 4)
     writer.put(group_count > 1, 1)
     if group_count > 1:
-        writer.put(_BLOCK_BITS - 2, 3)
+        writer.put(writer.block_bits - 2, 3)
         histogram = space.histogram[: group_count * _GROUP].copy()
         _put_image(
             writer, space.groups[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks) << np.uint32(8)

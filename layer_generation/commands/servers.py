@@ -123,11 +123,12 @@ def image_api(
     from layer_generation.image_api.guard import Access
     from layer_generation.image_api.registry import Limits
     from layer_generation.image_api.studio import Studio, StudioConfig
+    from layer_generation.listening import listen, on_loopback, url_of
 
     options = _backend_options(backend, model, allow_download)
     results, token = settings.image_results_from(), _token(token_env)
-    listener = server.listen(host, port)
-    alone, url = server.on_loopback(listener), server.url_of(listener)
+    listener = listen(host, port)
+    alone, url = on_loopback(listener), url_of(listener)
     if not alone and not token:
         listener.close()
         raise TokenMissing(host)

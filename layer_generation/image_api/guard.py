@@ -10,8 +10,6 @@ or from no page at all.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import re
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,10 +19,10 @@ from layer_generation.image_api.answers import PLAIN, refused
 from layer_generation.image_api.journal import note
 from layer_generation.image_api.page import PREFIX
 from layer_generation.image_api.refusals import Misdirected, OriginRefused, Refusal, Unauthorized
+from layer_generation.listening import is_loopback
 
 _OPEN = ("/", "/health")
 """What needs no token: the page itself, which holds nothing, and whether the server is there."""
-_HOST = re.compile(r"(\[[0-9a-f:.%]*\]|[^:\[\]]*)(:\d{1,5})?")
 _LONGEST_PATH = 80
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _METHODS = "GET, POST, DELETE"
@@ -118,17 +116,3 @@ def _preflight() -> list[tuple[bytes, bytes]]:
         "Access-Control-Max-Age": "600",
     }
     return [(name.lower().encode(), value.encode()) for name, value in told.items()]
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, with or without a port, is a name or an address of the loopback."""
-    match = _HOST.fullmatch(host.strip().lower())
-    if match is None:
-        return False
-    name = match[1].strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -15,13 +15,11 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from fusi_pipeline.errors import AddressUnavailable
 from layer_generation.image_api.app import application
 from layer_generation.image_api.connection import Connection
-from layer_generation.image_api.guard import Access, is_loopback
+from layer_generation.image_api.guard import Access
 from layer_generation.image_api.studio import Studio, StudioConfig, opened
 
-_BACKLOG = 1024
 _LAST_ANSWERS_S = 3
 _HEAD_BYTES = 1 << 14
 _KEEP_ALIVE_S = 15
@@ -35,41 +33,6 @@ class ServerConfig:
     access: Access
     grace_s: float = 30.0
     """For the picture that is drawn when the server is told to end."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on the first address of a host; port 0 picks a free one.
-
-    Raises AddressUnavailable.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
-        raise AddressUnavailable(host, port, getattr(error, "strerror", None) or str(error)) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise AddressUnavailable(host, port, getattr(error, "strerror", None) or str(error)) from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address of a socket for a client on this machine."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def on_loopback(listener: socket.socket) -> bool:
-    """Tell whether only this machine reaches a socket."""
-    host = listener.getsockname()[0]
-    return is_loopback(f"[{host}]" if ":" in host else host)
 
 
 def serve(config: ServerConfig, listener: socket.socket, started: Callable[[Studio], None]) -> None:
