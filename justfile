@@ -89,6 +89,10 @@ bench: setup
     {{python}} benchmarks/incremental.py
     {{python}} benchmarks/layer_throughput.py --real
 
+# Measure fusi's WebP encoder against libwebp, in CPU and bytes, on the same tiles in turn
+bench-encoder *ARGS: setup
+    {{python}} benchmarks/encoder.py {{ARGS}}
+
 # Write the pinned versions again, after a change of dependencies
 lock:
     uv pip compile -q pyproject.toml --extra browser --extra demo --extra geoparquet --group dev --universal --generate-hashes --no-header -o requirements.lock

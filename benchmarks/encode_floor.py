@@ -1,9 +1,9 @@
 """CPU of `fusi build` against the floor: encoding the same tiles and nothing else.
 
 Makes a rough UTM surface, builds it in a fresh process (scan, start of the
-workers and all), then encodes the decoded tiles again with Pillow at the same
-settings, in turn. The CPU of every process counts, also of those that the build
-leaves to the system to reap; that needs Linux.
+workers and all), then encodes the decoded tiles again with Pillow and libwebp,
+in turn, whatever the build encodes with. The CPU of every process counts, also
+of those that the build leaves to the system to reap; that needs Linux.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.image import WEBP_METHOD, WEBP_QUALITY, decode_webp
+from fusi_pipeline.tiles.image import ENCODERS, WEBP_METHOD, WEBP_QUALITY, decode_webp
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=6000, help="pixels along the surface's side")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--encoder", choices=ENCODERS, default=ENCODERS[0], help="what the build encodes with")
     parser.add_argument("--source", type=Path, help="a source folder to build instead")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -48,17 +49,17 @@ def main() -> None:
             shutil.copytree(options.source, folder)
         else:
             write_surface(folder / "surface.tif", options.side)
-        ratios = [measure(Path(scratch)) for _ in range(options.rounds)]
+        ratios = [measure(Path(scratch), options.encoder) for _ in range(options.rounds)]
     print(json.dumps({"median_ratio": round(statistics.median(ratios), 3)}))
 
 
-def measure(scratch: Path) -> float:
+def measure(scratch: Path, encoder: str) -> float:
     """Build once, encode once; return the ratio of their CPU seconds."""
     output = scratch / "output"
     shutil.rmtree(output, ignore_errors=True)
     command = [
         sys.executable, "-m", "fusi_pipeline.cli", "build", "surface",
-        "--source-store", str(scratch / "source-store"), "--output-dir", str(output),
+        "--source-store", str(scratch / "source-store"), "--output-dir", str(output), "--encoder", encoder,
     ]  # fmt: skip
     before = _children_cpu_s()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -72,6 +73,7 @@ def measure(scratch: Path) -> float:
         )
     floor_s = time.process_time() - started
     facts = {
+        "encoder": encoder,
         "tiles": len(pictures),
         "build_cpu_s": round(build_s, 2),
         "floor_cpu_s": round(floor_s, 2),

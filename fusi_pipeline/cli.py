@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, version
 import click
 
 from fusi_pipeline import console
-from fusi_pipeline.commands import archives, building, merging, places, serving
+from fusi_pipeline.commands import archives, building, machine, merging, places, serving
 
 _COMMAND_GROUP = "fusi.commands"
 
@@ -56,6 +56,7 @@ for _command in (
     places.coverage,
     places.inspect_fill,
     serving.serve,
+    machine.monitor,
 ):
     cli.add_command(_command)
 

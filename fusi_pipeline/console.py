@@ -19,9 +19,13 @@ from typing import NoReturn, TypeVar
 import click
 
 from fusi_pipeline.errors import FusiError, Interrupted
+from fusi_pipeline.forecast import Forecast
+from fusi_pipeline.monitor import Watch, observed
 from fusi_pipeline.progress import Progress
 
 Result = TypeVar("Result")
+Show = Callable[[Progress, float | None], None]
+"""Shows a moment of a run, and how many seconds are left where that is known."""
 EXIT_INTERRUPTED = 130
 
 
@@ -50,12 +54,19 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
         sys.exit(1)
 
 
-def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:
-    """Drive a piece of work to its end, showing how far it is; return its result."""
-    with _stoppable(), _display(interval_s) as show:
+def run(work: Generator[Progress, None, Result], interval_s: float, watch: Watch | None = None) -> Result:
+    """Drive a piece of work to its end, showing how far it is; return its result.
+
+    What others are told of it meanwhile is what `watch` says.
+    """
+    forecast = Forecast()
+    with stoppable(), observed(watch) as tell, _display(interval_s) as show:
         while True:
             try:
-                show(next(work))
+                moment = next(work)
+                left_s = forecast.take(moment, time.monotonic())
+                tell(moment, left_s)
+                show(moment, left_s)
             except StopIteration as end:
                 result: Result = end.value
                 return result
@@ -67,7 +78,7 @@ def run(work: Generator[Progress, None, Result], interval_s: float) -> Result:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Turn SIGTERM into Interrupted meanwhile, as Ctrl-C is KeyboardInterrupt."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -81,7 +92,7 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _display(interval_s: float) -> Iterator[Callable[[Progress], None]]:
+def _display(interval_s: float) -> Iterator[Show]:
     if sys.stderr.isatty():
         with _bars() as show:
             yield show
@@ -95,41 +106,40 @@ class _Lines:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._title = ""
-        self._shown = self._began = 0.0
-        self._first = 0
+        self._shown = 0.0
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress, left_s: float | None) -> None:
+        """Write a line if it is time to."""
         if progress.note:
             click.echo(progress.note, err=True)
             return
         now = time.monotonic()
         if progress.title != self._title:
-            self._title, self._began, self._first = progress.title, now, progress.done
+            self._title = progress.title
         elif now - self._shown < self._interval_s and progress.done != progress.total:
             return
         self._shown = now
-        click.echo(self._line(progress, now - self._began), err=True)
+        click.echo(progress_line(progress, left_s), err=True)
 
-    def _line(self, progress: Progress, elapsed_s: float) -> str:
-        line = f"{progress.title} {progress.done}/{progress.total} {progress.unit}"
-        if progress.bytes_written:
-            line += f", {size(progress.bytes_written)}"
-        done_here = progress.done - self._first
-        if done_here > 0 and progress.done < progress.total and elapsed_s > 1:
-            left_s = elapsed_s / done_here * (progress.total - progress.done)
-            line += f", {duration(left_s)} left"
-        return line
+
+def progress_line(progress: Progress, left_s: float | None) -> str:
+    """Return a moment of a run, and how long it will still take, as a line of a log."""
+    line = f"{progress.title} {progress.done}/{progress.total} {progress.unit}"
+    if progress.bytes_written:
+        line += f", {size(progress.bytes_written)}"
+    if left_s is not None and (progress.done < progress.total or progress.ahead):
+        line += f", {duration(left_s)} left"
+    return line
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[Progress], None]]:
+def _bars() -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
     from rich.progress import Progress as Bars
 
@@ -140,23 +150,27 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]} {task.fields[size]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
-        def show(progress: Progress) -> None:
+        def show(progress: Progress, left_s: float | None) -> None:
             if progress.note:
                 bars.console.print(progress.note, markup=False, highlight=False)
                 return
             if progress.title not in tasks:
                 total = progress.total or None
-                tasks[progress.title] = bars.add_task(progress.title, total=total, unit="", size="")
+                tasks[progress.title] = bars.add_task(progress.title, total=total, unit="", size="", left="")
+                for title, task in tasks.items():
+                    if title != progress.title:
+                        bars.update(task, left="")  # type: ignore[arg-type]
             bars.update(
                 tasks[progress.title],  # type: ignore[arg-type]
                 completed=progress.done,
                 total=progress.total or None,
                 unit=progress.unit,
                 size=size(progress.bytes_written) if progress.bytes_written else "",
+                left="" if left_s is None else f"{duration(left_s)} left",
             )
 
         yield show

@@ -353,9 +353,7 @@ class MergeRun:
                 done += 1
                 tiles += len(cell.contributions)
                 cell.count(load)
-                yield Progress(
-                    "merge", done, total, "cells", size, tiles=tiles, work=load.work, ahead=ahead
-                )
+                yield Progress("merge", done, total, "cells", size, tiles=tiles, work=load.work, ahead=ahead)
             yield from _notes(pool, done, total)
         if lost:
             raise WorkUnfinished(f"{self.output}", "cells", lost)

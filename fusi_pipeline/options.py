@@ -13,8 +13,9 @@ import click
 from fusi_pipeline.errors import UsageError, ZoomInvalid
 from fusi_pipeline.groups import PATTERNS, GroupRule, check_split, is_split
 from fusi_pipeline.merge import MODES
+from fusi_pipeline.monitor import INTERVAL_S, Watch
 from fusi_pipeline.plan import BuildOptions
-from fusi_pipeline.settings import ON_DISK_FULL, settings_from
+from fusi_pipeline.settings import ON_DISK_FULL, Settings, settings_from
 from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
 from fusi_pipeline.tiles.image import ENCODERS
 
@@ -161,6 +162,23 @@ groups = _stacked(
     click.option("--resume-from", type=_positive, metavar="GROUP", help="Begin at this group."),
 )
 merge_rule = _stacked(_mode, _feather, _lineage)
+monitoring = _stacked(
+    click.option(
+        "--monitor",
+        "samples",
+        type=PATH,
+        metavar="FILE",
+        help="Add samples of what the run uses to this file, as JSON lines.",
+    ),
+    click.option(
+        "--monitor-interval",
+        "samples_interval_s",
+        type=click.FloatRange(min=0.1),
+        default=INTERVAL_S,
+        show_default=True,
+        help="Seconds between two samples.",
+    ),
+)
 
 
 def settled(command: Callable[..., None]) -> Callable[..., None]:
@@ -217,6 +235,35 @@ def ruled(command: Callable[..., None]) -> Callable[..., None]:
         command(rule=MergeRule(mode, feather_m or 0.0, options.pop("lineage")), **options)
 
     return with_rule
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What a command is to say of itself while it runs."""
+
+    samples: Path | None
+    interval_s: float
+
+    def of(self, output: Path, settings: Settings, *, leaves_file: bool = True) -> Watch:
+        """Return that for a run that writes to an output."""
+        return Watch(
+            output=output,
+            scratch=settings.scratch_dir,
+            leaves_file=leaves_file,
+            samples=self.samples,
+            interval_s=self.interval_s,
+        )
+
+
+def monitored(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand a command its `Monitoring`, from the options of `monitoring`."""
+
+    @functools.wraps(command)
+    def with_monitoring(**options: Any) -> None:
+        monitoring = Monitoring(options.pop("samples"), options.pop("samples_interval_s"))
+        command(monitoring=monitoring, **options)
+
+    return with_monitoring
 
 
 def grouping(command: Callable[..., None]) -> Callable[..., None]:

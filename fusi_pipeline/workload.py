@@ -8,12 +8,12 @@ it measures (see `forecast`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.cost import PYRAMID
 from fusi_pipeline.pixel_grid import pixel_sides_m
 from fusi_pipeline.plan import SourcePlan
 from fusi_pipeline.progress import Work
@@ -114,45 +114,59 @@ def merge_ahead(
 ) -> tuple[tuple[str, float], ...]:
     """Return (stage, predicted seconds) of merging and packing what will be built of sources.
 
-    Looks at squares of the ground: where the first source that has anything there
-    has all of it, its tiles are copied; where there are several, they are merged.
+    Looks at the blocks of each source: where the first source that has anything
+    there has all of it, its tiles are copied; where several have, they are merged.
+    A block counts for the finest of them.
     """
-    z = min(plan.block_zoom for plan, _ in plans)
-    cells: dict[int, list[tuple[float, int]]] = {}
-    for plan, index in plans:
-        area, _ = _covered(plan, index)
-        for code, share in _by_cell(plan, np.minimum(area, 1.0), z):
-            cells.setdefault(code, []).append((share, plan.maxzoom))
-    counts = [0, 0]
-    for shares in cells.values():
-        tiles = max(share * 4.0 ** (maxzoom - z) * PYRAMID for share, maxzoom in shares)
-        counts[int(len(shares) > 1 and shares[0][0] < _WHOLE)] += max(round(tiles), 1)
-    load = MergeLoad(counts[0], counts[1], lineage, workers)
-    return ("merge", sum(load.work.total)), ("pack", pack_seconds(sum(counts) * (1 + lineage)))
+    areas = [np.minimum(_covered(plan, index)[0], 1.0) for plan, index in plans]
+    fineness = [(plan.maxzoom, -number) for number, (plan, _) in enumerate(plans)]
+    alone = shared = 0.0
+    for number, (plan, _) in enumerate(plans):
+        shares = np.stack(
+            [_at_blocks_of(plan, other, area) for (other, _), area in zip(plans, areas, strict=True)]
+        )
+        there = shares > 0
+        finer = [one > fineness[number] for one in fineness]
+        tiles = np.where(there[finer].any(axis=0), 0.0, areas[number]) * (_tiles_of_block(plan) + 1 / 3)
+        first = np.take_along_axis(shares, there.argmax(axis=0)[None], axis=0)[0]
+        merged = (there.sum(axis=0) > 1) & (first < _WHOLE)
+        shared += float(tiles[merged].sum())
+        alone += float(tiles[~merged].sum())
+    load = MergeLoad(round(alone), round(shared), lineage, workers)
+    seconds = pack_seconds(round(alone + shared) * (1 + lineage))
+    return ("merge", sum(load.work.total)), ("pack", seconds)
 
 
-def _by_cell(plan: SourcePlan, area: Seconds, z: int) -> Iterator[tuple[int, float]]:
-    """Yield (code of a tile of zoom `z`, share of it that is covered) from the shares of blocks."""
-    levels = plan.block_zoom - z
-    codes = ((plan.coordinates[:, 1] >> levels) << z) | (plan.coordinates[:, 0] >> levels)
+def _at_blocks_of(plan: SourcePlan, other: SourcePlan, area: Seconds) -> Seconds:
+    """Return the share of each block of a plan that another source covers, which covers `area` of its own."""
+    z = min(plan.block_zoom, other.block_zoom)
+    codes = _codes(other, other.block_zoom - z)
     found, places = np.unique(codes, return_inverse=True)
-    shares = np.bincount(places, weights=area) / 4**levels
-    return zip(found.tolist(), shares.tolist(), strict=True)
+    known = np.bincount(places, weights=area) / 4 ** (other.block_zoom - z)
+    wanted = _codes(plan, plan.block_zoom - z)
+    at = np.minimum(found.searchsorted(wanted), len(found) - 1)
+    shares: Seconds = np.where(found[at] == wanted, known[at], 0.0)
+    return shares
+
+
+def _codes(plan: SourcePlan, levels: int) -> npt.NDArray[np.int64]:
+    """Return a number for the tile, so many zooms up, in which each block lies; ascending for none."""
+    coordinates = plan.coordinates >> levels
+    codes: npt.NDArray[np.int64] = coordinates[:, 1] << (plan.block_zoom - levels) | coordinates[:, 0]
+    return codes
 
 
 def _tiles_of_block(plan: SourcePlan) -> int:
     """Return how many tiles a block has at its zooms, where all of it is valid."""
     return sum(
-        4 ** (z - plan.block_zoom)
-        for z in range(plan.block_zoom, plan.maxzoom + 1)
-        if z >= plan.minzoom
+        4 ** (z - plan.block_zoom) for z in range(plan.block_zoom, plan.maxzoom + 1) if z >= plan.minzoom
     )
 
 
 def _covered(plan: SourcePlan, index: SourceIndex) -> tuple[Seconds, Seconds]:
     """Return, for each block, the share of its area that is valid and the seconds of reading its files."""
     z = plan.block_zoom
-    codes = plan.coordinates[:, 1] << z | plan.coordinates[:, 0]
+    codes = _codes(plan, 0)
     area, read = np.zeros(len(codes)), np.zeros(len(codes))
     block_m2 = (2 * grid.HALF_WORLD_M / (1 << z)) ** 2
     for file in index.files():
@@ -176,7 +190,7 @@ def _pixels(file: SourceFile) -> int:
 def _shares(part: XYBounds, z: int, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Seconds]:
     """Return the positions of the blocks that a box touches, and the share of the box in each."""
     columns, rows = grid.covering_range(part, z)
-    x, y = np.asarray(columns, dtype=np.int64), np.asarray(rows, dtype=np.int64)
+    x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)
     side = 2 * grid.HALF_WORLD_M / (1 << z)
     across = _overlap(x * side - grid.HALF_WORLD_M, side, part.left, part.right)
     down = _overlap(grid.HALF_WORLD_M - (y + 1) * side, side, part.bottom, part.top)
@@ -186,7 +200,8 @@ def _shares(part: XYBounds, z: int, codes: npt.NDArray[np.int64]) -> tuple[npt.N
     return at[there], (down[:, None] * across).ravel()[there]
 
 
-def _overlap(start: Seconds, side: float, low: float, high: float) -> Seconds:
+def _overlap(start: npt.NDArray[Any], side: float, low: float, high: float) -> Seconds:
     """Return the share of [low, high] in each interval of length `side` that begins at `start`."""
     shared = np.minimum(start + side, high) - np.maximum(start, low)
-    return np.maximum(shared, 0.0) / max(high - low, 1e-9)
+    share: Seconds = np.maximum(shared, 0.0) / max(high - low, 1e-9)
+    return share

@@ -11,6 +11,7 @@ import click
 from fusi_pipeline import console, options
 from fusi_pipeline.console import print_facts, print_json, print_table, run, size
 from fusi_pipeline.errors import ArchiveUnsuitable, UsageError
+from fusi_pipeline.options import Monitoring
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Tile
@@ -110,13 +111,16 @@ def tile(
 )
 @click.option("--lineage", type=options.PATH, help="Lineage archive, where ARCHIVE does not name it.")
 @options.processes
+@options.monitoring
 @options.as_json
 @options.settled
+@options.monitored
 def verify(
     archive: Path,
     deep: bool,
     sample: int | None,
     lineage: Path | None,
+    monitoring: Monitoring,
     settings: Settings,
     as_json: bool,
 ) -> None:
@@ -129,7 +133,11 @@ def verify(
         work = verifying.verify_deep(archive, settings, sample=sample or 0, lineage=lineage)
     else:
         work = verifying.verify(archive, sample=1000 if sample is None else sample)
-    report = run(work, settings.progress_interval_s)
+    report = run(
+        work,
+        settings.progress_interval_s,
+        monitoring.of(archive.absolute().parent, settings, leaves_file=False),
+    )
     if as_json:
         print_json(report)
     else:

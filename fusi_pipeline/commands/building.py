@@ -14,7 +14,7 @@ from fusi_pipeline.commands.merging import print_merge
 from fusi_pipeline.console import duration, print_json, print_table, run, size
 from fusi_pipeline.cost import Estimate, GroupEstimate
 from fusi_pipeline.groups import GroupRule
-from fusi_pipeline.options import MergeRule, options_from
+from fusi_pipeline.options import MergeRule, Monitoring, options_from
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.grid import Bounds
@@ -25,14 +25,18 @@ from fusi_pipeline.tiles.grid import Bounds
 @options.places
 @options.processes
 @options.skip_broken
+@options.monitoring
 @options.as_json
 @options.settled
-def scan(names: tuple[str, ...], settings: Settings, skip_broken: bool, as_json: bool) -> None:
+@options.monitored
+def scan(
+    names: tuple[str, ...], monitoring: Monitoring, settings: Settings, skip_broken: bool, as_json: bool
+) -> None:
     """Check every file of sources and write their indexes and bounds.csv."""
     reports = []
     for name in names:
         work = flow.index_source(name, settings, skip_broken=skip_broken, always=True)
-        report = run(work, settings.progress_interval_s)
+        report = run(work, settings.progress_interval_s, monitoring.of(settings.output_dir, settings))
         assert report is not None, "a scan was asked for in any case"
         reports.append(report)
     if as_json:
@@ -111,12 +115,15 @@ def plan(
 @options.groups
 @options.skip_broken
 @options.overwrite
+@options.monitoring
 @options.as_json
 @options.settled
 @options.grouping
+@options.monitored
 def build(
     names: tuple[str, ...],
     groups: GroupRule | None,
+    monitoring: Monitoring,
     settings: Settings,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -130,7 +137,7 @@ def build(
     work = flow.build_sources(
         names, settings, area, groups, skip_broken=skip_broken, overwrite=overwrite, anew=overwrite
     )
-    reports = run(work, settings.progress_interval_s)
+    reports = run(work, settings.progress_interval_s, monitoring.of(settings.output_dir, settings))
     print_json(reports) if as_json else _print_builds(reports)
 
 
@@ -150,16 +157,19 @@ def build(
 @options.groups
 @options.skip_broken
 @options.overwrite
+@options.monitoring
 @options.as_json
 @options.settled
 @options.ruled
 @options.grouping
+@options.monitored
 def aggregate(
     names: tuple[str, ...],
     output: Path,
     rule: MergeRule,
     groups: GroupRule | None,
     keep_intermediates: bool,
+    monitoring: Monitoring,
     settings: Settings,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -182,7 +192,7 @@ def aggregate(
         skip_broken=skip_broken,
         overwrite=overwrite,
     )
-    report = run(work, settings.progress_interval_s)
+    report = run(work, settings.progress_interval_s, monitoring.of(settings.output_dir, settings))
     if as_json:
         print_json(report)
         return
@@ -196,11 +206,14 @@ def aggregate(
 @options.reading
 @options.area
 @options.overwrite
+@options.monitoring
 @options.as_json
 @options.settled
+@options.monitored
 def convert(
     raster: Path,
     output: Path,
+    monitoring: Monitoring,
     settings: Settings,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -211,7 +224,7 @@ def convert(
     """Make a PMTiles of one raster file."""
     area = options_from(min_zoom, max_zoom, bbox)
     work = flow.convert(raster, output, settings, area, overwrite=overwrite)
-    report = run(work, settings.progress_interval_s)
+    report = run(work, settings.progress_interval_s, monitoring.of(output.absolute().parent, settings))
     print_json(report) if as_json else print_merge(report.merge)
 
 

@@ -11,7 +11,7 @@ from fusi_pipeline import options
 from fusi_pipeline.console import duration, print_json, run, size
 from fusi_pipeline.disk_space import when_there_is_room
 from fusi_pipeline.input_options import inputs_from
-from fusi_pipeline.options import MergeRule
+from fusi_pipeline.options import MergeRule, Monitoring
 from fusi_pipeline.publish import MergeReport, merge_archives
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles.open import open_archive
@@ -28,14 +28,17 @@ from fusi_pipeline.tiles.open import open_archive
 @options.watchdog
 @options.encoder
 @options.overwrite
+@options.monitoring
 @options.as_json
 @options.settled
 @options.ruled
+@options.monitored
 def merge(
     archives: tuple[Path, ...],
     output: Path,
     listing: Path | None,
     rule: MergeRule,
+    monitoring: Monitoring,
     settings: Settings,
     overwrite: bool,
     as_json: bool,
@@ -52,7 +55,11 @@ def merge(
         lineage_output=rule.lineage,
         overwrite=overwrite,
     )
-    report = run(when_there_is_room(merge, output, settings), settings.progress_interval_s)
+    report = run(
+        when_there_is_room(merge, output, settings),
+        settings.progress_interval_s,
+        monitoring.of(output.absolute().parent, settings),
+    )
     print_json(report) if as_json else print_merge(report)
 
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import dagster as dg
 
-from fusi_pipeline.console import size
+from fusi_pipeline.console import progress_line
 from fusi_pipeline.errors import FusiError, UsageError
+from fusi_pipeline.forecast import Forecast
 from fusi_pipeline.progress import Progress
 
 Result = TypeVar("Result")
@@ -84,16 +85,19 @@ class _Lines:
         self._at = 0.0
         self._latest: Progress | None = None
         self._said: Progress | None = None
+        self._forecast = Forecast()
+        self._left_s: float | None = None
 
     def take(self, progress: Progress) -> None:
         """Note a moment, and log it if it is time to; log what it says beyond figures at once."""
+        left_s = self._forecast.take(progress, time.monotonic())
         if progress.note:
             self._log(progress.note)
             return
         if self._latest is not None and self._latest.stage != progress.stage:
             self.last()
         new = self._said is None or self._said.stage != progress.stage
-        self._latest = progress
+        self._latest, self._left_s = progress, left_s
         if new or time.monotonic() - self._at >= self._interval_s:
             self._say(progress)
 
@@ -103,6 +107,5 @@ class _Lines:
             self._say(self._latest)
 
     def _say(self, progress: Progress) -> None:
-        written = f", {size(progress.bytes_written)}" if progress.bytes_written else ""
-        self._log(f"{progress.stage} {progress.done}/{progress.total} {progress.unit}{written}")
+        self._log(progress_line(progress, self._left_s))
         self._at, self._said = time.monotonic(), progress

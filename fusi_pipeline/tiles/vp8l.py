@@ -203,7 +203,10 @@ def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) 
         image = space.indexed
         cols = (cols + (1 << bits) - 1) >> bits
         writer.block_bits = _BUNDLED_BLOCK_BITS if bits else _BLOCK_BITS
-    _predict(writer, image, rows, cols, _more_modes(image[: rows * cols], cols), effort)
+    more = _more_modes(image[: rows * cols], cols)
+    if more == 2:
+        effort = EFFORTS["fast"]  # what is left of a chessboard is noise; no second look finds more in it
+    _predict(writer, image, rows, cols, more, effort)
     writer.put(0, 1)
     _body(writer, rows, cols, effort)
 
@@ -212,7 +215,7 @@ def _more_modes(image: Colors, cols: int) -> int:
     """Return which predictors are worth trying besides left, top, select and gradient.
 
     1: averages, where blue is the same everywhere; an average of coarse fractions
-    is none of them. 2: top left too, where pixels are more like it than like the
+    is none of them. 2: top left, where pixels are more like it than like the
     one on the left, as on a chessboard.
     """
     sample = image[cols + 1 :: _SAMPLE].astype(np.int64)

@@ -330,7 +330,7 @@ def _best_mode(image, cols, span, more, costs, before, floor):
         cost = _corner_cost(image, cols, *span, costs, least) + (_CHANGE if before != 4 else 0)
         if cost < least:
             mode, least = 4, cost
-    if not more or least <= floor:
+    if more != 1 or least <= floor:
         return mode
     cost = _half_cost(image, cols, *span, costs, least) + (_CHANGE if before != 13 else 0)
     if cost < least:
@@ -424,7 +424,7 @@ def predictors(image, rows, cols, bits, more, effort, counts, costs, modes, zero
 
     Residuals are counted on a few rows, whose entropy is what later residuals
     are taken to cost; then blocks choose the cheapest mode, twice. `more` of 1 adds
-    averages, which suit whole numbers without a fraction, of 2 the corner as well. `counts` and `costs` hold
+    averages, which suit whole numbers without a fraction, of 2 the corner. `counts` and `costs` hold
     a number for each bucket.
     """
     for i in range(1 << TABLE_BITS):
