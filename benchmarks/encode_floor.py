@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=6000, help="pixels along the surface's side")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--encoder", choices=ENCODERS, default=ENCODERS[0], help="what the build encodes with")
+    parser.add_argument("--encoder", choices=ENCODERS, default=ENCODERS[0], help="that of the build")
     parser.add_argument("--source", type=Path, help="a source folder to build instead")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -29,6 +29,8 @@ from fusi_pipeline.tiles.overzoom import tiles_read
 _HASH_BYTES = 16
 _PART_BYTES = 8
 _STRIDE = 256
+_AROUND = [(0, 0), *((x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y)]
+"""Steps to a tile itself and to those around it."""
 Digests = npt.NDArray[np.void]
 
 
@@ -259,18 +261,36 @@ def tiles_of(indexes: Sequence[TileIndex], z: int) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([index.coordinates(z) for index in indexes]), axis=0)
 
 
-def shared_counts(indexes: Sequence[TileIndex]) -> tuple[int, int]:
-    """Return how many tiles one input alone has, and in how many several have a say, those above it too."""
-    alone = shared = 0
-    for z in sorted(set().union(*(index.zooms for index in indexes))):
-        places = tiles_of(indexes, z)
-        count = np.zeros(len(places), dtype=np.int64)
-        for index in indexes:
-            top = min(z, max(index.zooms, default=z))
-            count += np.isin(_keys(places >> (z - top)), _keys(index.coordinates(top)))
-        alone += int((count <= 1).sum())
-        shared += int((count > 1).sum())
-    return alone, shared
+class LikelyCopies:
+    """Which tiles a merge will most likely copy, told without reading any.
+
+    Those that the first input to have something there has with all eight around:
+    where sources overlap, only the edges of the upper ones are to be merged.
+    """
+
+    def __init__(self, indexes: Sequence[TileIndex]) -> None:
+        self._copies: dict[int, npt.NDArray[np.uint64]] = {}
+        self.copies = self.others = 0
+        """How many tiles there are of either kind."""
+        for z in sorted(set().union(*(index.zooms for index in indexes))):
+            places = tiles_of(indexes, z)
+            decided, inner = np.zeros(len(places), np.bool_), np.zeros(len(places), np.bool_)
+            for index in indexes:
+                own = _keys(index.coordinates(z))
+                around = [np.isin(_keys(places + step), own) for step in _AROUND]
+                has = around[0]
+                inner |= ~decided & np.logical_and.reduce(around)
+                decided |= has
+            self._copies[z] = np.sort(_keys(places[inner]))
+            self.copies += int(inner.sum())
+            self.others += int((~inner).sum())
+
+    def __contains__(self, tile: Tile) -> bool:
+        """Tell whether a tile is one of them."""
+        keys = self._copies.get(tile.z, np.empty(0, np.uint64))
+        key = np.uint64(tile.x << 32 | tile.y)
+        at = int(keys.searchsorted(key))
+        return at < len(keys) and bool(keys[at] == key)
 
 
 def covering_cell(tile: Tile, levels: int) -> Tile:

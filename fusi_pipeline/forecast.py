@@ -28,7 +28,7 @@ _MOST_APART = 8.0
 """A kind's factor is at most this many times that of all, or this part of it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Fit:
     """Measured times against predicted work of one stage."""
 
@@ -80,7 +80,7 @@ class Forecast:
     """Listens to the moments of a run and says how long it will still take."""
 
     def __init__(self) -> None:
-        self._fits: dict[str, _Fit] = {}
+        self._fits: dict[tuple[str, int], _Fit] = {}
         self._title = ""
         self._start: Vector | None = None
         """What was done when the stage began, until something more is; then None."""
@@ -98,10 +98,9 @@ class Forecast:
                 self._at_s = None  # time that passes without work
             return None
         done, total = _vectors(progress)
-        fit = self._fits.get(progress.stage)
-        if fit is None or fit.kinds != len(done):
-            fit = self._fits[progress.stage] = _Fit(len(done), progress.work is not None)
-            self._title = ""
+        fit = self._fits.get((progress.stage, len(done)))
+        if fit is None:
+            fit = self._fits[progress.stage, len(done)] = _Fit(len(done), progress.work is not None)
         self._measure(progress, fit, done, now_s)
         if not fit.measured or not progress.total:
             return None
@@ -109,7 +108,11 @@ class Forecast:
         return left_s + sum(seconds * self._factor_of(stage) for stage, seconds in progress.ahead)
 
     def _measure(self, progress: Progress, fit: _Fit, done: Vector, now_s: float) -> None:
-        if progress.title != self._title or done.sum() < self._counted.sum():
+        if (
+            progress.title != self._title
+            or len(done) != len(self._counted)
+            or done.sum() < self._counted.sum()
+        ):
             self._title, self._start, self._at_s, self._counted = progress.title, done, None, done
         if self._start is not None:
             if done.sum() <= self._start.sum():
@@ -123,10 +126,9 @@ class Forecast:
 
     def _factor_of(self, stage: str) -> float:
         """Return measured by predicted time of a stage, or of all that was predicted where it did not run."""
-        fit = self._fits.get(stage)
-        if fit is not None and fit.absolute and fit.measured:
-            return fit.factor
         known = [one for one in self._fits.values() if one.absolute and one.measured]
+        own = [fit for (name, _), fit in self._fits.items() if name == stage and fit in known]
+        known = own or known
         elapsed, done = sum(one.elapsed_s for one in known), sum(float(one.done.sum()) for one in known)
         return (elapsed + _PRIOR_S) / (done + _PRIOR_S)
 

@@ -16,9 +16,9 @@ from fusi_pipeline.archive_writer import archive_writer
 from fusi_pipeline.contributions import (
     Contributions,
     Contributors,
+    LikelyCopies,
     TileIndex,
     carried_over,
-    shared_counts,
     tiles_of,
 )
 from fusi_pipeline.cost import workers_for
@@ -139,13 +139,13 @@ class _Cell:
     was: frozenset[Tile]
     """Tiles that the merge before had."""
 
-    def count(self, load: MergeLoad) -> None:
+    def count(self, load: MergeLoad, likely: LikelyCopies) -> None:
         """Note in the work of the merge that this cell is done."""
-        made = {one.tile for one in self.task.tiles}
-        shared = [len(one.inputs) > 1 for one in self.contributions if one.tile in made]
-        load.made(len(shared) - sum(shared), sum(shared))
-        known = [len(one.inputs) > 1 for one in self.contributions if one.tile not in made]
-        load.taken_over(len(known) - sum(known), sum(known))
+        tasks = {one.tile for one in self.task.tiles}
+        made = [one.tile in likely for one in self.contributions if one.tile in tasks]
+        load.made(sum(made), len(made) - sum(made))
+        known = [one.tile in likely for one in self.contributions if one.tile not in tasks]
+        load.taken_over(sum(known), len(known) - sum(known))
 
 
 class MergeRun:
@@ -329,9 +329,9 @@ class MergeRun:
         total = sum(self._cell_count(z) for z in self.zooms)
         done = size = tiles = 0
         workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
-        alone, shared = shared_counts(self.indexes)
-        load = MergeLoad(alone, shared, self.rule.lineage is not None, workers)
-        ahead = (("pack", pack_seconds((alone + shared) * len(self.outputs))),)
+        likely = LikelyCopies(self.indexes)
+        load = MergeLoad(likely.copies, likely.others, self.rule.lineage is not None, workers)
+        ahead = (("pack", pack_seconds((likely.copies + likely.others) * len(self.outputs))),)
         yield Progress("merge", done, total, "cells", work=load.work, ahead=ahead)
         options = tuple(one.options for one in self.inputs)
         context = MergeContext(options, self.states, self.rule.mode, self.rule.feather_m, settings.encoder)
@@ -352,7 +352,7 @@ class MergeRun:
                 size += self._commit(work, cell, made or ())
                 done += 1
                 tiles += len(cell.contributions)
-                cell.count(load)
+                cell.count(load, likely)
                 yield Progress("merge", done, total, "cells", size, tiles=tiles, work=load.work, ahead=ahead)
             yield from _notes(pool, done, total)
         if lost:

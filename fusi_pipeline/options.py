@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,17 @@ from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
 from fusi_pipeline.tiles.image import ENCODERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A number within a range; not NaN, which is within none, and not infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail with what is expected."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: expected a finite number", param, ctx)
+        return number
 
 
 class BBox(click.ParamType[Bounds]):
@@ -80,7 +92,7 @@ places = _stacked(
 )
 progress = click.option(
     "--progress-interval",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Seconds between progress lines without a terminal (FUSI_PROGRESS_INTERVAL; 10).",
 )
 processes = _stacked(
@@ -99,7 +111,7 @@ watchdog = _stacked(
     click.option(
         "--watchdog-time-seconds",
         "watchdog_time_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         help="Likewise for one that is longer at a block (FUSI_WATCHDOG_TIME_SECONDS).",
     ),
     click.option(
@@ -125,7 +137,7 @@ reading = _stacked(
     click.option("--warp-threads", type=_positive, help="Threads per block (FUSI_WARP_THREADS; 1)."),
     click.option(
         "--io-sleep-ms",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         help="Pause after reading a block (FUSI_IO_SLEEP_MS; 0).",
     ),
 )
@@ -141,7 +153,7 @@ names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _mode = click.option("--mode", type=click.Choice(MODES), help="Which height wins (priority).")
 _feather = click.option(
     "--feather-m",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Metres over which an edge is blended; means --mode feather.",
 )
 _lineage = click.option(
@@ -173,7 +185,7 @@ monitoring = _stacked(
     click.option(
         "--monitor-interval",
         "samples_interval_s",
-        type=click.FloatRange(min=0.1),
+        type=FiniteRange(min=0.1),
         default=INTERVAL_S,
         show_default=True,
         help="Seconds between two samples.",

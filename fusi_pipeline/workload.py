@@ -39,8 +39,8 @@ _PARENT_S = 0.015
 """Of a tile above the blocks."""
 _COPY_S = 0.012
 """Of a block that is taken over."""
-_MERGED_S, _COPIED_S, _LINEAGE_S = 0.022, 0.002, 0.006
-"""Of a tile that is merged, of one that is taken as it is, and of one of the lineage."""
+_MERGED_S, _COPIED_S, _LINEAGE_S = 0.022, 0.001, 0.001
+"""Of a tile that is merged, of one that is taken as it is, and what the lineage adds to either."""
 _PACKED_S = 1.5e-4
 """Of a tile that is packed."""
 _WHOLE = 0.9
@@ -82,20 +82,20 @@ class BuildLoad:
 
 
 class MergeLoad:
-    """The work of a merge: tiles that one input has, and tiles in which several have a say."""
+    """The work of a merge: tiles that are most likely copied, and the others."""
 
-    def __init__(self, alone: int, shared: int, lineage: bool, workers: int) -> None:
+    def __init__(self, copies: int, others: int, lineage: bool, workers: int) -> None:
         self._each_s = (np.array([_COPIED_S, _MERGED_S]) + (_LINEAGE_S if lineage else 0.0)) / workers
-        self._total = np.array([alone, shared], dtype=np.float64)
+        self._total = np.array([copies, others], dtype=np.float64)
         self._done = np.zeros(2)
 
-    def made(self, alone: int, shared: int) -> None:
+    def made(self, copies: int, others: int) -> None:
         """Note that tiles are made."""
-        self._done += (alone, shared)
+        self._done += (copies, others)
 
-    def taken_over(self, alone: int, shared: int) -> None:
+    def taken_over(self, copies: int, others: int) -> None:
         """Note that tiles need not be made."""
-        self._total = np.maximum(self._total - (alone, shared), self._done)
+        self._total = np.maximum(self._total - (copies, others), self._done)
 
     @property
     def work(self) -> Work:
@@ -115,8 +115,7 @@ def merge_ahead(
     """Return (stage, predicted seconds) of merging and packing what will be built of sources.
 
     Looks at the blocks of each source: where the first source that has anything
-    there has all of it, its tiles are copied; where several have, they are merged.
-    A block counts for the finest of them.
+    there has all of it, its tiles are copied. A block counts for the finest source.
     """
     areas = [np.minimum(_covered(plan, index)[0], 1.0) for plan, index in plans]
     fineness = [(plan.maxzoom, -number) for number, (plan, _) in enumerate(plans)]
@@ -129,7 +128,7 @@ def merge_ahead(
         finer = [one > fineness[number] for one in fineness]
         tiles = np.where(there[finer].any(axis=0), 0.0, areas[number]) * (_tiles_of_block(plan) + 1 / 3)
         first = np.take_along_axis(shares, there.argmax(axis=0)[None], axis=0)[0]
-        merged = (there.sum(axis=0) > 1) & (first < _WHOLE)
+        merged = first < _WHOLE
         shared += float(tiles[merged].sum())
         alone += float(tiles[~merged].sum())
     load = MergeLoad(round(alone), round(shared), lineage, workers)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from layer_generation.errors import ImageInvalid
 
@@ -45,7 +45,9 @@ def decoded(data: bytes, what: Path | str, most_pixels: int = MOST_PIXELS) -> Pi
     except (
         OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning
     ) as error:  # fmt: skip
-        raise ImageInvalid(what, f"does not decode as a picture ({error})") from error
+        raise ImageInvalid(
+            what, f"does not decode as a picture{_why(error)}; put a sound one in its place"
+        ) from error
 
 
 def _of_16_bits(values: npt.NDArray[np.generic], mode: str, what: Path | str) -> Pixels:
@@ -54,6 +56,11 @@ def _of_16_bits(values: npt.NDArray[np.generic], mode: str, what: Path | str) ->
         raise ImageInvalid(what, f"a picture of mode {mode}, not of 8 or 16 bits a channel")
     grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
     return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def _why(error: Exception) -> str:
+    """Return what a decoder said, where that says more than that the kind is not known."""
+    return "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +29,16 @@ _SMALLEST_SHARE = 0.25
 """An answer of less width than that part of what was asked is none that could be enlarged."""
 _FRAME_TOLERANCE = 48
 """How far a channel of what a model left of the frame may be from its colour."""
-_FRAME_SHARE = 0.5
 _LINE_TOLERANCE = 16
 _LINE_SHARE = 0.9
-"""A row of which such a part has one colour, which hardly any of the next row has, is a line."""
+"""Pixels of which such a part has one colour, which hardly any just inside them has, are of a frame."""
 _BAND_PX = 64
 """Known pixels so near the block tell how the answer's colours differ."""
 
 Quadrant = tuple[int, int]
 PictureOf = Callable[[int, int], Pixels]
 SourceOf = Callable[[int, int], Pixels | None]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,32 @@ def place(x: int, y: int, columns: int, rows: int, finished: Collection[Quadrant
     return min(choices, key=_worth)
 
 
-def _worth(one: Placement) -> tuple[int, int, int, int]:
-    """Return what makes a window worse: seams and unfinished parts, then little context, then lying aside."""
+def _worth(one: Placement) -> tuple[int, int, int, int, int]:
+    """Return what makes a window worse.
+
+    Best are windows without seams that show finished quadrants only, then those
+    without seams of which at most half is to be drawn, then those with fewer seams,
+    then with less unfinished, then with more context, then with the block amid.
+    """
     row, col = one.block[0].start, one.block[1].start
     off = abs(2 * col + one.columns * QUADRANT_PX - one.width) + abs(
         2 * row + one.rows * QUADRANT_PX - one.height
     )
-    return one.seams + len(one.padding), one.seams, -len(one.context), off
+    drawn = one.columns * one.rows * QUADRANT_PX**2 + sum(_shown_px(one, other) for other in one.padding)
+    rank = 2
+    if not one.seams:
+        rank = 0 if not one.padding else int(2 * drawn > one.width * one.height) + 1
+    return rank, one.seams, len(one.padding), -len(one.context), off
+
+
+def _shown_px(one: Placement, quadrant: Quadrant) -> int:
+    """Return how many pixels of a quadrant a window shows."""
+    sides = (
+        (quadrant[0] * QUADRANT_PX - one.left, one.width),
+        (quadrant[1] * QUADRANT_PX - one.top, one.height),
+    )
+    across, down = (max(0, min(at + QUADRANT_PX, size) - max(at, 0)) for at, size in sides)
+    return across * down
 
 
 def _placed(
@@ -288,33 +308,48 @@ def _fitted(answer: Pixels, width: int, height: int) -> Pixels:
 def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
     """Return the answer with what is left of the frame replaced by the pixels just inside it.
 
-    Left of it are lines half of which has its colour, and lines of any one colour, as
-    of a model that changes all colours alike.
+    Left of it is the whole frame where it has one colour, whichever, that hardly
+    any pixel just inside has, as of a model that changes all colours alike; else
+    each side of it that has the frame's own colour. A line that a model drew along
+    one side of the block in another colour is a part of the picture.
     """
     out = answer.copy()
     block = out[placement.block]
-    for side in (block, block[::-1], block.transpose(1, 0, 2), block[:, ::-1].transpose(1, 0, 2)):
+    left = _frame_left(block, width_px)
+    for side, frame in zip(_sides(block), _sides(left), strict=True):
         inner = side[width_px]
-        for line in side[:width_px]:
-            left = _is_line(line, inner)
-            line[left] = inner[left]
+        for line, part in zip(side[:width_px], frame[:width_px], strict=True):
+            line[part] = inner[part]
     return out
 
 
-def _is_line(line: Pixels, inner: Pixels) -> npt.NDArray[np.bool_]:
-    """Tell which pixels of a row are of a frame, which the row inside it is not; shape (n,)."""
+def _frame_left(block: Pixels, width_px: int) -> Mask:
+    """Return which pixels of a block are left of the frame, shape (rows, cols)."""
+    ring, inside = np.ones(block.shape[:2], dtype=bool), np.zeros(block.shape[:2], dtype=bool)
+    ring[width_px:-width_px, width_px:-width_px] = False
+    inside[width_px:-width_px, width_px:-width_px] = True
+    inside[width_px + 1 : -width_px - 1, width_px + 1 : -width_px - 1] = False
+    alike = _near(block, np.median(block[ring], axis=0), _LINE_TOLERANCE)
+    if alike[ring].mean() >= _LINE_SHARE and alike[inside].mean() <= 1 - _LINE_SHARE:
+        return alike & ring
+    red, left = _near(block, FRAME_COLOR, _FRAME_TOLERANCE), np.zeros_like(ring)
+    for colours, frame in zip(_sides(red), _sides(left), strict=True):
+        lines, inner = colours[:width_px], colours[width_px]
+        if lines.mean() >= _LINE_SHARE and inner.mean() <= 1 - _LINE_SHARE:
+            frame[:width_px] |= lines
+    return left
 
-    def near(pixels: Pixels, colour: npt.ArrayLike, tolerance: int) -> npt.NDArray[np.bool_]:
-        off = np.abs(pixels - np.asarray(colour, dtype=np.int16))
-        return np.asarray((off <= tolerance).all(axis=-1))
 
-    red = near(line, FRAME_COLOR, _FRAME_TOLERANCE) & ~near(inner, FRAME_COLOR, _FRAME_TOLERANCE)
-    colour = np.median(line, axis=0).astype(np.int16)
-    alike = near(line, colour, _LINE_TOLERANCE)
-    is_one = alike.mean() >= _LINE_SHARE and near(inner, colour, _LINE_TOLERANCE).mean() <= 1 - _LINE_SHARE
-    if is_one:
-        return alike
-    return red if red.mean() >= _FRAME_SHARE else np.zeros_like(red)
+def _sides(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """Return views of an array of shape (rows, cols, ...) whose first rows are each of its sides."""
+    turned = pixels.swapaxes(0, 1)
+    return pixels, pixels[::-1], turned, turned[::-1]
+
+
+def _near(pixels: Pixels, colour: npt.ArrayLike, tolerance: int) -> Mask:
+    """Tell which pixels are of a colour."""
+    off = np.abs(pixels.astype(np.int16) - np.asarray(colour, dtype=np.int16))
+    return np.asarray((off <= tolerance).all(axis=-1))
 
 
 def _matched(answer: Pixels, one: Template) -> Pixels:

@@ -23,7 +23,7 @@ from fusi_pipeline.tiles.files import replacing
 @click.argument("run", required=False, metavar="[PID|RUN]")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=options.FiniteRange(min=0.1),
     default=INTERVAL_S,
     show_default=True,
     help="Seconds between two samples.",

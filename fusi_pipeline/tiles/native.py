@@ -24,7 +24,7 @@ from typing import Any
 import numpy.typing as npt
 
 _FOLDER = Path(__file__).parent
-_MODULES = ("kernels", "vp8l_prediction", "vp8l_symbols", "vp8l_codes")
+_MODULES = ("kernels", "vp8l_colors", "vp8l_prediction", "vp8l_symbols", "vp8l_codes")
 """Where the kernels are written."""
 _ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _KERNELS = {

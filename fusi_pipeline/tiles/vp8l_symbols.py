@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from numba import int64, njit, types
 
-from fusi_pipeline.tiles.vp8l_prediction import HASH, log2_fixed
+from fusi_pipeline.tiles.vp8l_colors import HASH
+from fusi_pipeline.tiles.vp8l_prediction import log2_fixed
 
 LITERALS = 256
 LENGTHS = 24

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,10 +16,18 @@ import click
 
 from fusi_pipeline.errors import Interrupted, UsageError
 from layer_generation import layer
+from layer_generation.commands import parameters
 from layer_generation.console import print_facts, print_json, print_table
 from layer_generation.endpoints.open import check_endpoint, open_endpoint
+from layer_generation.errors import EndpointsExhausted
 from layer_generation.layer import LayerStatus, PlanReport
-from layer_generation.layer_config import SOURCE_LAYERS, LayerConfig, read_endpoints, read_layer
+from layer_generation.layer_config import (
+    SOURCE_LAYERS,
+    EndpointConfig,
+    LayerConfig,
+    read_endpoints,
+    read_layer,
+)
 from layer_generation.pool import Pool, PoolLimits
 from layer_generation.settings import keys_from
 from layer_generation.worker import LayerRun, RunOptions, RunReport
@@ -135,13 +144,13 @@ def extend(layer_dir: Path, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done and call no model.")
 @click.option(
     "--give-up",
-    type=click.FloatRange(min=0),
+    type=parameters.FiniteRange(min=0),
     help="Seconds that a server may fail before it is not waited for (60).",
 )
 @click.option("--strict-steps", is_flag=True, help="Begin a step only when the one before has ended.")
 @click.option(
     "--progress-interval",
-    type=click.FloatRange(min=0.1),
+    type=parameters.FiniteRange(min=0.1),
     default=5.0,
     show_default=True,
     help="Seconds between lines.",
@@ -165,24 +174,40 @@ def generate(
     if not config.model_endpoints:
         raise UsageError(f"{layer_dir}: names no model endpoint; add some to layer_config.json")
     if dry_run:
-        _print_status(layer.status_of(layer_dir))
+        found = layer.status_of(layer_dir)
+        if as_json:
+            print_json({**asdict(found), "would_call": [_called(one) for one in config.model_endpoints]})
+            return
+        _print_status(found)
         for one in config.model_endpoints:
             click.echo(f"would call {one.name}: {one.url}, {one.protocol}, {one.concurrency} at a time")
         return
     if retry_errors:
         layer.retry_errors(layer_dir)
     options = RunOptions(max_items=max_items, strict_steps=strict_steps, max_concurrent=max_concurrent)
-    report = _run(layer_dir, config, options, progress_interval, give_up)
+    report, trouble = _run(layer_dir, config, options, progress_interval, give_up)
     print_json(report) if as_json else _print_run(report)
+    if trouble is not None:
+        raise trouble
     if report.interrupted:
         raise Interrupted
-    if not report.whole and max_items is None:
+    if report.failed or (report.remaining and max_items is None):
         sys.exit(1)
+
+
+def _called(endpoint: EndpointConfig) -> dict[str, object]:
+    return {
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "protocol": endpoint.protocol,
+        "concurrency": endpoint.concurrency,
+    }
 
 
 def _run(
     layer_dir: Path, config: LayerConfig, options: RunOptions, interval_s: float, give_up_s: float | None
-) -> RunReport:
+) -> tuple[RunReport, EndpointsExhausted | None]:
+    """Return what a run did, and why it could not go on; None where nothing was in its way."""
     keys = keys_from()
     endpoints = [
         (open_endpoint(one, keys, folder=layer_dir), one.concurrency) for one in config.model_endpoints
@@ -190,6 +215,7 @@ def _run(
     pool = Pool(endpoints, PoolLimits() if give_up_s is None else PoolLimits(give_up_s=give_up_s))
     started = time.monotonic()
     run = LayerRun(layer_dir, config, pool, options)
+    trouble = None
     try:
         shown: list[str] = []
         with _stopping(run):
@@ -201,9 +227,11 @@ def _run(
                     if line not in shown:
                         click.echo(line, err=True)
                 shown = lines
+    except EndpointsExhausted as error:
+        trouble = error
     finally:
         pool.close()
-    return run.report(time.monotonic() - started)
+    return run.report(time.monotonic() - started), trouble
 
 
 def progress_lines(counts: dict[int, dict[str, int]]) -> Iterator[str]:

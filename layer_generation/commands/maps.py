@@ -106,7 +106,9 @@ def init(
 @click.option("--terrain", type=parameters.PATH, help="Terrain archive (the one of `init`).")
 @click.option("--overwrite", is_flag=True, help="Draw quadrants again that have a render.")
 @click.option("--tint", type=parameters.Range(), help="Heights of the lowest and highest colour (chosen).")
-@click.option("--exaggeration", type=click.FloatRange(0, 1000, min_open=True), help="Of heights (chosen).")
+@click.option(
+    "--exaggeration", type=parameters.FiniteRange(0, 1000, min_open=True), help="Of heights (chosen)."
+)
 @click.option(
     "--renderer", type=click.Choice(("numpy", "browser")), help="What draws (browser for isometric maps)."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 MAP_DIR = Path("layers/map")
 """Where a map is that is not named."""
+
+
+class FiniteRange(click.FloatRange):
+    """A number within a range; not NaN, which is within none, and not infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail with what is expected."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: expected a finite number", param, ctx)
+        return number
 
 
 class BBox(click.ParamType[Bounds]):
@@ -103,7 +115,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the report
 progress = click.option(
     "--progress-interval",
     "interval_s",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=settings.progress_interval_s,
     help="Seconds between progress lines without a terminal (FUSI_PROGRESS_INTERVAL; 10).",
 )

@@ -39,18 +39,22 @@ BUILTIN = "builtin"
 @click.option("--width", type=click.IntRange(16, 8192), help="Pixels (the image's, else the server's).")
 @click.option("--height", type=click.IntRange(16, 8192), help="Pixels (the image's, else the server's).")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Steps of diffusion (the server's).")
-@click.option("--cfg-scale", type=click.FloatRange(0, 100), help="How closely to follow it (the server's).")
+@click.option(
+    "--cfg-scale", type=parameters.FiniteRange(0, 100), help="How closely to follow it (the server's)."
+)
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), help="Of the first; then seed + 1, ... (fresh).")
 @click.option("--sampler", help="How to sample (the server's).")
 @click.option("--model", help="Which of the server's models (its first).")
 @click.option("--count", type=click.IntRange(1, 5), default=1, show_default=True, help="How many pictures.")
 @click.option("--image", "image_path", type=parameters.PATH, help="Picture to start from.")
 @click.option("--mask", "mask_path", type=parameters.PATH, help="White where to draw; of the image's size.")
-@click.option("--strength", type=click.FloatRange(0, 1), help="How far to get from the image (the server's).")
+@click.option(
+    "--strength", type=parameters.FiniteRange(0, 1), help="How far to get from the image (the server's)."
+)
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1, 86_400),
+    type=parameters.FiniteRange(0.1, 86_400),
     default=900.0,
     show_default=True,
     help="Seconds for a server to answer in.",

@@ -11,6 +11,7 @@ import click
 
 from fusi_pipeline.errors import UsageError
 from layer_generation import settings
+from layer_generation.commands import parameters
 
 _BACKENDS = {
     "pixelart": "layer_generation.image_api.pixelart_backend:opened",
@@ -87,7 +88,7 @@ class Origin(click.ParamType[str]):
 @click.option(
     "--deadline",
     "deadline_s",
-    type=click.FloatRange(min=0.1, max=86_400),
+    type=parameters.FiniteRange(min=0.1, max=86_400),
     default=600.0,
     show_default=True,
     help="Seconds for a generation; a backend that takes longer is begun anew.",
@@ -95,7 +96,7 @@ class Origin(click.ParamType[str]):
 @click.option(
     "--grace",
     "grace_s",
-    type=click.FloatRange(min=0, max=86_400),
+    type=parameters.FiniteRange(min=0, max=86_400),
     default=30.0,
     show_default=True,
     help="Seconds for what is drawn when the server is told to end.",

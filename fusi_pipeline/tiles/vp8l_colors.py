@@ -1,0 +1,115 @@
+"""The inner loops of the VP8L encoder that turn pixels into colours and colours into a palette.
+
+Written for numba like `kernels`, which says how. A pixel is one number,
+alpha << 24 | red << 16 | green << 8 | blue. Source: RFC 9649, section 4.4.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from numba import int64, types
+
+HASH = 0x1E35A7BD
+"""The multiplier of the colour cache's hash."""
+LARGEST_PALETTE = 256
+
+_u8 = types.CPointer(types.uint8)
+_u32 = types.CPointer(types.uint32)
+_int = types.int64
+
+
+def colors(pixels, count, channels, out):
+    """Fill `out`, `count` colours, from pixels of 3 or 4 channels."""
+    if channels == 3:
+        for i in range(count):
+            at = 3 * i
+            out[i] = (
+                0xFF000000 | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
+            )
+    else:
+        for i in range(count):
+            at = 4 * i
+            out[i] = (
+                (int64(pixels[at + 3]) << 24)
+                | (int64(pixels[at]) << 16)
+                | (int64(pixels[at + 1]) << 8)
+                | int64(pixels[at + 2])
+            )
+
+
+def palette(image, count, table, out):
+    """Fill `out`, up to 256 colours, in rising order; return how many there are, 257 for more.
+
+    `table` holds 2 * 1024 numbers: a hash table of colours and whether a place is taken.
+    """
+    for i in range(2048):
+        table[i] = 0
+    found = 0
+    last = -1
+    for i in range(count):
+        color = int64(image[i])
+        if color == last:
+            continue
+        last = color
+        at = ((color * HASH) & 0xFFFFFFFF) >> 22
+        while table[1024 + at] != 0 and table[at] != color:
+            at = (at + 1) & 1023
+        if table[1024 + at] == 0:
+            if found == LARGEST_PALETTE:
+                return LARGEST_PALETTE + 1
+            table[at] = color
+            table[1024 + at] = 1
+            place = found
+            while place > 0 and out[place - 1] > color:
+                out[place] = out[place - 1]
+                place -= 1
+            out[place] = color
+            found += 1
+    for i in range(1024):
+        if table[1024 + i] != 0:
+            low, high = 0, found - 1
+            while low < high:
+                middle = (low + high) >> 1
+                if out[middle] < table[i]:
+                    low = middle + 1
+                else:
+                    high = middle
+            table[1024 + i] = low + 1
+    return found
+
+
+def indexed(image, rows, cols, table, bits, out):
+    """Fill `out` with palette indices as green, 1 << `bits` of a row in a pixel; `table` is `palette`'s.
+
+    The columns of `out` are those of the image divided by 1 << `bits`, rounded up.
+    """
+    per_pixel = 1 << bits
+    width = 8 >> bits
+    at = 0
+    last = -1
+    index = 0
+    for row in range(rows):
+        col = 0
+        while col < cols:
+            bundle = 0
+            for part in range(min(per_pixel, cols - col)):
+                color = int64(image[row * cols + col + part])
+                if color != last:
+                    last = color
+                    place = ((color * HASH) & 0xFFFFFFFF) >> 22
+                    while table[place] != color or table[1024 + place] == 0:
+                        place = (place + 1) & 1023
+                    index = int64(table[1024 + place]) - 1
+                bundle |= index << (part * width)
+            out[at] = 0xFF000000 | (bundle << 8)
+            at += 1
+            col += per_pixel
+
+
+SIGNATURES = {
+    "colors": types.void(_u8, _int, _int, _u32),
+    "palette": _int(_u32, _int, _u32, _u32),
+    "indexed": types.void(_u32, _int, _int, _u32, _int, _u32),
+}
+"""What `native` compiles, with the types of its arguments."""
