@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,12 +30,19 @@ from fusi_pipeline.plan import BuildOptions, SourcePlan, estimate, plan_source
 from fusi_pipeline.progress import Ahead, Progress, followed_by
 from fusi_pipeline.publish import MergeReport, check_output, merge_archives
 from fusi_pipeline.settings import Settings
-from fusi_pipeline.sources import SourceIndex, forget_scan, is_current, read_config, source_folder
+from fusi_pipeline.sources import (
+    SourceIndex,
+    forget_scan,
+    is_current,
+    raster_entries,
+    read_config,
+    source_folder,
+)
 from fusi_pipeline.tiles.files import file_state, writable_folder
-from fusi_pipeline.workload import BuildLoad, merge_ahead
+from fusi_pipeline.workload import BuildLoad, merge_ahead, rough_ahead
 
 if TYPE_CHECKING:
-    from fusi_pipeline.scan import ScanReport
+    from fusi_pipeline.scan import ScanReport, Seen
 
 
 _WORK_MARK = ".fusi-work"
@@ -54,18 +61,24 @@ class AggregateReport:
 
 
 def index_source(
-    name: str, settings: Settings, *, skip_broken: bool = False, always: bool = False
+    name: str,
+    settings: Settings,
+    *,
+    skip_broken: bool = False,
+    always: bool = False,
+    foresee: Callable[[Seen], Ahead] | None = None,
 ) -> Generator[Progress, None, ScanReport | None]:
     """Scan a source where its index is stale, or `always`; return the report of a scan that was needed.
 
-    Raises SourceMissing, SourceEmpty, SourcesBroken.
+    `foresee` tells from what a scan has seen what comes after it. Raises
+    SourceMissing, SourceEmpty, SourcesBroken.
     """
     folder = source_folder(settings.source_store, name)
     index_path = settings.index_path(name)
     if not always and is_current(folder, index_path) and (skip_broken or not _broken(index_path)):
         forget_scan(index_path)
         return None
-    scan = partial(_scan, name, folder, settings, skip_broken)
+    scan = partial(_scan, name, folder, settings, skip_broken, foresee)
     return (yield from when_there_is_room(scan, index_path, settings))
 
 
@@ -221,8 +234,9 @@ def aggregate(
     check_output(output, [], overwrite)
     for name in names:
         source_folder(settings.source_store, name)
-    for name in names:
-        yield from index_source(name, settings, skip_broken=skip_broken)
+    for number, name in enumerate(names):
+        foresee = partial(_foreseen, _bytes_of(names[number + 1 :], settings), settings.workers)
+        yield from index_source(name, settings, skip_broken=skip_broken, foresee=foresee)
         _plan(name, settings, options)  # so that what cannot be built is known before anything is
     builds = yield from build_sources(
         names, settings, options, rule, skip_broken=skip_broken, overwrite=overwrite,
@@ -326,6 +340,19 @@ def _plan(name: str, settings: Settings, options: BuildOptions | None) -> Source
         return plan_source(name, config, index, wanted, folder=folder, encoder=settings.encoder)
 
 
+def _bytes_of(names: Sequence[str], settings: Settings) -> int:
+    """Return the bytes of the files of sources."""
+    return sum(one.size_bytes for name in names for one in raster_entries(settings.source_store / name))
+
+
+def _foreseen(later_bytes: int, workers: int, seen: Seen) -> Ahead:
+    """Return what comes after the scan of a source, from what that has seen, if other sources are alike."""
+    if not seen.share:
+        return ()
+    tiles = seen.base_tiles / seen.share * (1 + later_bytes / max(seen.bytes, 1))
+    return rough_ahead(tiles, True, workers)
+
+
 def _build_ahead(name: str, settings: Settings, options: BuildOptions | None, anew: bool) -> Ahead:
     """Return what building a source will take; nothing where it is made, or not scanned yet."""
     if not is_current(source_folder(settings.source_store, name), settings.index_path(name)):
@@ -356,7 +383,7 @@ def _broken(index_path: Path) -> bool:
 
 
 def _scan(
-    name: str, folder: Path, settings: Settings, skip_broken: bool
+    name: str, folder: Path, settings: Settings, skip_broken: bool, foresee: Callable[[Seen], Ahead] | None
 ) -> Generator[Progress, None, ScanReport]:
     from fusi_pipeline.scan import scan
 
@@ -368,5 +395,6 @@ def _scan(
             workers=settings.workers,
             skip_broken=skip_broken,
             cache_mib=min(settings.gdal_cache_mib, _SCAN_CACHE_MIB),
+            foresee=foresee,
         )
     )

@@ -5,6 +5,7 @@ Other packages add commands by an entry point in the group `fusi.commands`.
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import entry_points, version
 
 import click
@@ -17,7 +18,10 @@ _COMMAND_GROUP = "fusi.commands"
 
 def main() -> None:
     """Run the command line; end with 0, 1 for a failure, 2 for a wrong command, 130 when interrupted."""
-    _add_commands()
+    try:
+        _add_commands()
+    except KeyboardInterrupt:
+        sys.exit(console.EXIT_INTERRUPTED)
     console.main(cli)
 
 

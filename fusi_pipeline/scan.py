@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from fusi_pipeline.errors import (
     SourcesBroken,
 )
 from fusi_pipeline.footprint import width_m
-from fusi_pipeline.progress import Progress
+from fusi_pipeline.pixel_grid import pixel_sides_m
+from fusi_pipeline.progress import Ahead, Progress, Work
 from fusi_pipeline.sources import (
     SCHEMA_VERSION,
     BrokenFile,
@@ -41,6 +42,7 @@ from fusi_pipeline.sources import (
     write_index,
 )
 from fusi_pipeline.survey import Survey, cache_limit
+from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.files import replacing, writable_folder
 from fusi_pipeline.tiles.grid import XYBounds
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
@@ -50,6 +52,8 @@ BOUNDS_COLUMNS = ("filename", "left", "bottom", "right", "top", "width", "height
 _TASKS_PER_WORKER = 4
 _COMMIT_INTERVAL_S = 1.0
 _RESOLUTIONS_DIFFER = 8.0
+_BYTE_S = 1e-8
+"""Of a byte of a file that is read through."""
 
 Outcome = SourceFile | BrokenFile
 
@@ -83,12 +87,14 @@ def scan(
     workers: int = 2,
     skip_broken: bool = False,
     cache_mib: int | None = 64,
+    foresee: Callable[[Seen], Ahead] | None = None,
 ) -> Generator[Progress, None, ScanReport]:
     """Read the files of a source that changed, write its index and `bounds.csv`; return a report.
 
     What was read is remembered beside the index while the scan goes on, so that
     one that was interrupted, or found broken files, does not read it again.
     `cache_mib` limits GDAL's block cache meanwhile; None leaves it as it is.
+    `foresee` tells from what was seen so far what comes after the scan.
     Raises SourceConfigInvalid, SourceEmpty, SourcesBroken (unless
     `skip_broken`), DiskFull and OutputUnwritable, and where heights cannot be
     converted as wished what `conversion` raises, after the index is written.
@@ -98,9 +104,11 @@ def scan(
     entries = raster_entries(folder)
     if not entries:
         raise SourceEmpty(name, f"{folder} holds no raster; put GeoTIFFs (or what else GDAL reads) there")
-    tally = _Tally({entry.filename for entry in entries})
+    tally = _Tally({entry.filename for entry in entries}, bytes=sum(one.size_bytes for one in entries))
     with sqlite_errors(index_path):
-        yield from _scanned(folder, index_path, name, config, entries, tally, workers, skip_broken, cache_mib)
+        moments = _scanned(folder, index_path, name, config, entries, tally, workers, skip_broken, cache_mib)
+        for moment in moments:
+            yield moment if foresee is None else replace(moment, ahead=foresee(tally.seen))
     _check_heights(name, folder, config, index_path, tally)
     return _report(folder, index_path, tally)
 
@@ -120,9 +128,13 @@ def _scanned(
     memory = _Memory(folder, index_path, config)
     try:
         with cache_limit(cache_mib):
-            for outcome, known in _outcomes(entries, memory, Survey(folder, config), workers):
+            outcomes = _outcomes(entries, memory, Survey(folder, config), workers)
+            for entry, (outcome, known) in zip(entries, outcomes, strict=True):
                 tally.add(outcome, known)
-                yield Progress("scan", tally.count, len(entries), "files", subject=name)
+                tally.bytes_known += entry.size_bytes if known else 0
+                tally.bytes_read += 0 if known else entry.size_bytes
+                work = tally.work(workers)
+                yield Progress("scan", tally.count, len(entries), "files", subject=name, work=work)
         if tally.broken and not skip_broken:
             raise SourcesBroken(name, [(one.filename, one.problem) for one in tally.broken])
         _refuse_empty(name, tally)
@@ -192,6 +204,18 @@ def _write_bounds(folder: Path, index_path: Path, index: SourceIndex) -> Path:
     raise AssertionError("unreachable")
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a scan under way knows of a source."""
+
+    share: float
+    """Of the bytes of its files that were looked at."""
+    bytes: int
+    """Of all of them."""
+    base_tiles: float
+    """Tiles of the finest zoom so far that the valid pixels so far fill."""
+
+
 @dataclass(slots=True)
 class _Tally:
     """Sums over the outcomes of a scan."""
@@ -206,8 +230,27 @@ class _Tally:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     declared: dict[str, str] = field(default_factory=dict)
     """What files say that heights are counted from, with the name of the first that does."""
+    bytes: int = 0
+    """Of all files there are."""
+    bytes_read: int = 0
+    bytes_known: int = 0
+    """Of the files that were not read again."""
+    _valid_m2: float = 0.0
+    _maxzoom: int = 0
     _finest: tuple[float, str] = (float("inf"), "")
     _coarsest: tuple[float, str] = (0.0, "")
+
+    @property
+    def seen(self) -> Seen:
+        """What is known so far."""
+        share = (self.bytes_read + self.bytes_known) / max(self.bytes, 1)
+        tile_m2 = (grid.TILE_SIZE_PX * grid.resolution_m(self._maxzoom)) ** 2
+        return Seen(share, self.bytes, self._valid_m2 / tile_m2)
+
+    def work(self, workers: int) -> Work:
+        """Return how much is read of what is to be read."""
+        second = _BYTE_S / workers
+        return Work((self.bytes_read * second,), ((self.bytes - self.bytes_known) * second,))
 
     @property
     def count(self) -> int:
@@ -222,6 +265,9 @@ class _Tally:
         self.files += 1
         self.reused += known
         self.pixels += outcome.width * outcome.height
+        sides = pixel_sides_m(outcome)
+        self._valid_m2 += outcome.valid_pixels * sides[0] * sides[1]
+        self._maxzoom = max(self._maxzoom, outcome.maxzoom)
         self.valid_pixels += outcome.valid_pixels
         self.declared.setdefault(outcome.vertical_crs, outcome.filename)
         self.warnings += [(outcome.filename, text) for text in outcome.warnings]

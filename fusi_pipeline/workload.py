@@ -28,21 +28,25 @@ _BLOCK, _AREA, _READ, _PARENT, _COPY = range(5)
 _KINDS = 5
 _BLOCK_S = 0.02
 """Of a block, whatever it holds."""
-_TILE_S = 0.009
+_TILE_S = 0.010
 """Of a tile that is wholly valid: its share of the warp, and encoding it."""
 _FLAT_SHARE = 0.25
 """What a tile of equal heights takes of that."""
 _FILE_S = 0.003
 _PIXEL_S = 1.2e-8
 """Of a file that reaches into a block, and of each pixel that is read of it."""
-_PARENT_S = 0.015
+_PARENT_S = 0.010
 """Of a tile above the blocks."""
 _COPY_S = 0.012
 """Of a block that is taken over."""
-_MERGED_S, _COPIED_S, _LINEAGE_S = 0.022, 0.001, 0.001
+_MERGED_S, _COPIED_S, _LINEAGE_S = 0.019, 0.001, 0.001
 """Of a tile that is merged, of one that is taken as it is, and what the lineage adds to either."""
 _PACKED_S = 1.5e-4
 """Of a tile that is packed."""
+_ROUGH_TILE_S = 0.0135
+"""Of a tile, reading and all."""
+_ROUGH_MERGE = 0.4
+"""Time of a merge by that of the builds."""
 _WHOLE = 0.9
 """Share of a block from which on it counts as wholly covered; areas are those of boxes."""
 
@@ -102,6 +106,17 @@ class MergeLoad:
         """How much is done."""
         done, total = self._done * self._each_s, self._total * self._each_s
         return Work(tuple(done.tolist()), tuple(total.tolist()))
+
+
+def rough_ahead(base_tiles: float, merged: bool, workers: int) -> tuple[tuple[str, float], ...]:
+    """Return (stage, predicted seconds) of building and merging so many tiles, before more is known of them."""
+    tiles = base_tiles * 4 / 3
+    build = ("build", tiles * _ROUGH_TILE_S / workers)
+    return (
+        (build, ("merge", build[1] * _ROUGH_MERGE), ("pack", pack_seconds(round(tiles))))
+        if merged
+        else (build,)
+    )
 
 
 def pack_seconds(tiles: int) -> float:

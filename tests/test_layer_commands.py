@@ -134,6 +134,27 @@ def test_part_of_the_blocks_may_be_drawn(place: Path) -> None:
     assert status_of(folder).complete == 2
 
 
+def test_failures_are_no_success_even_where_only_a_part_was_asked_for(place: Path) -> None:
+    made(place)
+    folder = place / "layers" / "snow"
+    with QuadrantStore(place / "map") as store:
+        store.put("render", [(int(x), int(y), b"none") for x, y in store.coordinates("render")])
+    assert fusi("generate", "--layer-dir", folder, "--max-items", 1).exit_code == 1
+
+
+def test_a_dry_run_is_json_where_that_is_asked_for(place: Path) -> None:
+    made(place)
+    result = fusi("generate", "--layer-dir", place / "layers" / "snow", "--dry-run", "--json")
+    assert json.loads(result.output)["would_call"][0]["protocol"] == "builtin"
+
+
+def test_numbers_that_are_none_are_refused(place: Path) -> None:
+    made(place)
+    for words in (("--give-up", "nan"), ("--give-up", "inf"), ("--progress-interval", "nan")):
+        result = fusi("generate", "--layer-dir", place / "layers" / "snow", *words)
+        assert result.exit_code == 2, words
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -132,6 +132,49 @@ def test_a_frame_is_drawn_inside_the_block_and_never_comes_back(width: int) -> N
     np.testing.assert_array_equal(made.image[~inner], made.clean[~inner])
 
 
+def _striped(axis: int, size: int) -> Pixels:
+    """Return a picture of stripes, rows of one colour where `axis` is 0."""
+    where = np.arange(1024).reshape((-1, 1) if axis == 0 else (1, -1)) // size
+    return np.broadcast_to(where[..., None] * 37 % 200, (1024, 1024, 3)).astype(np.uint8)
+
+
+def _lined(colour: tuple[int, int, int]) -> Pixels:
+    """Return a picture with a line of one colour just inside the block's upper edge."""
+    picture = np.full((1024, 1024, 3), 90, dtype=np.uint8)
+    picture[512:514] = colour
+    return picture
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        _striped(0, 1),
+        _striped(1, 3),
+        _striped(0, 4),
+        _lined((30, 60, 200)),
+        np.full((1024, 1024, 3), 9, np.uint8),
+    ],
+    ids=["rows", "columns", "pixel art", "a shore", "flat"],
+)
+def test_lines_of_the_picture_along_the_edge_of_a_block_are_no_frame(picture: Pixels, width: int) -> None:
+    placed = templates.place(0, 0, 1, 1, [(-1, 0), (-1, -1), (0, -1)])
+    made = templates.template(placed, source, finished, frame_px=width)
+    ((_, drawn),) = templates.kept(made, picture).quadrants
+    np.testing.assert_array_equal(drawn, picture[placed.block])
+
+
+@given(finished_sets)
+def test_a_finished_neighbour_is_shown_wherever_a_window_can_show_all_of_them(
+    done: set[tuple[int, int]],
+) -> None:
+    beside = {(-1, 0), (1, 0), (0, -1), (0, 1)} & done
+    placed = templates.place(0, 0, 1, 1, done - {(0, 0)})
+    if len(beside) <= 1:
+        assert beside <= set(placed.context)
+        assert placed.seams == 0
+
+
 @given(st.sampled_from(BLOCKS), finished_sets)
 def test_what_a_model_paints_into_the_block_is_kept_exactly(
     size: tuple[int, int], done: set[tuple[int, int]]
