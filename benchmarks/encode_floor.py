@@ -9,21 +9,16 @@ of those that the build leaves to the system to reap; that needs Linux.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import io
 import json
-import os
-import resource
 import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from harness import drop, fusi, place, report
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -31,40 +26,34 @@ from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.image import ENCODERS, WEBP_METHOD, WEBP_QUALITY, decode_webp
 from fusi_pipeline.tiles.mbtiles import MBTilesReader
 
-_PR_SET_CHILD_SUBREAPER = 36
-
 
 def main() -> None:
-    """Measure and print one JSON line per round and the median ratio."""
+    """Measure, print one JSON line per round, and report the median ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=6000, help="pixels along the surface's side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--encoder", choices=ENCODERS, default=ENCODERS[0], help="that of the build")
     parser.add_argument("--source", type=Path, help="a source folder to build instead")
     options = parser.parse_args()
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch:
-        folder = Path(scratch) / "source-store" / "surface"
+    with place() as scratch:
+        folder = scratch / "source-store" / "surface"
         if options.source:
             shutil.copytree(options.source, folder)
         else:
             write_surface(folder / "surface.tif", options.side)
-        ratios = [measure(Path(scratch), options.encoder) for _ in range(options.rounds)]
-    print(json.dumps({"median_ratio": round(statistics.median(ratios), 3)}))
+        rounds = [measure(scratch, options.encoder) for _ in range(options.rounds)]
+    ratio = round(statistics.median(one["ratio"] for one in rounds), 3)
+    report("encode_floor", {"encoder": options.encoder, **rounds[-1], "ratio": ratio})
 
 
-def measure(scratch: Path, encoder: str) -> float:
-    """Build once, encode once; return the ratio of their CPU seconds."""
+def measure(scratch: Path, encoder: str) -> dict[str, float]:
+    """Build once, encode once; return CPU seconds of both and their ratio."""
     output = scratch / "output"
-    shutil.rmtree(output, ignore_errors=True)
-    command = [
-        sys.executable, "-m", "fusi_pipeline.cli", "build", "surface",
-        "--source-store", str(scratch / "source-store"), "--output-dir", str(output), "--encoder", encoder,
-    ]  # fmt: skip
-    before = _children_cpu_s()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _reap()
-    build_s = _children_cpu_s() - before
+    drop(output)
+    build = fusi(
+        "build", "surface", "--source-store", scratch / "source-store", "--output-dir", output,
+        "--encoder", encoder,
+    )  # fmt: skip
     pictures = _pictures(output / "sources" / "surface.mbtiles")
     started = time.process_time()
     for picture in pictures:
@@ -73,19 +62,22 @@ def measure(scratch: Path, encoder: str) -> float:
         )
     floor_s = time.process_time() - started
     facts = {
-        "encoder": encoder,
         "tiles": len(pictures),
-        "build_cpu_s": round(build_s, 2),
+        "build_cpu_s": build.cpu_s,
         "floor_cpu_s": round(floor_s, 2),
-        "ratio": round(build_s / floor_s, 3),
+        "ratio": round(build.cpu_s / floor_s, 3),
         "floor_ms_per_tile": round(1000 * floor_s / len(pictures), 1),
+        "peak_uss_mib": build.peak_uss_mib,
     }
     print(json.dumps(facts), flush=True)
-    return build_s / floor_s
+    return facts
 
 
-def write_surface(path: Path, side: int, seed: int = 1) -> None:
-    """Write a fractal surface of `side` x `side` pixels of 8 m in UTM, heights 0..2500 m."""
+def write_surface(path: Path, side: int, seed: int = 1, *, row: int = 0, column: int = 0) -> None:
+    """Write a fractal surface of `side` x `side` pixels of 8 m in UTM, heights 0..2500 m.
+
+    `row` and `column` say how many sides south and east of the first one it lies.
+    """
     noise = np.random.default_rng(seed).standard_normal((side, side), dtype=np.float32)
     spectrum = np.fft.rfft2(noise)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
@@ -95,7 +87,7 @@ def write_surface(path: Path, side: int, seed: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="GTiff", width=side, height=side, count=1, dtype="float32", crs="EPSG:32633",
-        transform=from_origin(450000, 5300000, 8, 8), nodata=-9999, tiled=True, blockxsize=512,
+        transform=from_origin(450000 + 8 * side * column, 5300000 - 8 * side * row, 8, 8), nodata=-9999, tiled=True, blockxsize=512,
         blockysize=512, compress="deflate", predictor=3,
     ) as dataset:  # fmt: skip
         dataset.write(heights.astype(np.float32), 1)
@@ -108,20 +100,6 @@ def _pictures(archive: Path) -> list[Image.Image]:
             for z in reader.counts()
             for x, y in reader.coordinates(z).tolist()
         ]
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _reap() -> None:
-    """Wait for every process that was left to this one."""
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            return
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ of the run, by the number of workers, for its time.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
+from harness import report
 from incremental import surface, write_sources
+
 from fusi_pipeline.aggregate import aggregate
 from fusi_pipeline.forecast import Forecast
-from fusi_pipeline.monitor import ProcessTree
+from fusi_pipeline.process_tree import ProcessTree
 from fusi_pipeline.settings import Settings, settings_from
 
 _MARKS = (0.1, 0.2, 0.5)
@@ -39,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as scratch:
         facts = measure(Path(scratch), options.side, options.files, options.shape, options.clock, options.all)
-    print(json.dumps(facts))
+    report("estimate", facts)
     return 0
 
 

@@ -234,8 +234,9 @@ def aggregate(
     check_output(output, [], overwrite)
     for name in names:
         source_folder(settings.source_store, name)
-    for number, name in enumerate(names):
-        foresee = partial(_foreseen, _bytes_of(names[number + 1 :], settings), settings.workers)
+    for name in names:
+        others = [other for other in names if other != name]
+        foresee = partial(_foreseen, _bytes_of(others, settings), settings.workers)
         yield from index_source(name, settings, skip_broken=skip_broken, foresee=foresee)
         _plan(name, settings, options)  # so that what cannot be built is known before anything is
     builds = yield from build_sources(
@@ -345,12 +346,12 @@ def _bytes_of(names: Sequence[str], settings: Settings) -> int:
     return sum(one.size_bytes for name in names for one in raster_entries(settings.source_store / name))
 
 
-def _foreseen(later_bytes: int, workers: int, seen: Seen) -> Ahead:
+def _foreseen(other_bytes: int, workers: int, seen: Seen) -> Ahead:
     """Return what comes after the scan of a source, from what that has seen, if other sources are alike."""
     if not seen.share:
         return ()
-    tiles = seen.base_tiles / seen.share * (1 + later_bytes / max(seen.bytes, 1))
-    return rough_ahead(tiles, True, workers)
+    tiles = seen.base_tiles / seen.share * (1 + other_bytes / max(seen.bytes, 1))
+    return rough_ahead(tiles, workers)
 
 
 def _build_ahead(name: str, settings: Settings, options: BuildOptions | None, anew: bool) -> Ahead:

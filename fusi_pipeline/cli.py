@@ -61,6 +61,7 @@ for _command in (
     places.inspect_fill,
     serving.serve,
     machine.monitor,
+    machine.doctor,
 ):
     cli.add_command(_command)
 

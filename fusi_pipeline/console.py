@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -185,7 +185,7 @@ def plain(value: object) -> object:
     """Return a value as what JSON has words for."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain({**asdict(value), **_derived(value)})
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]

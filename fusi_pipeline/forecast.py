@@ -102,9 +102,10 @@ class Forecast:
         if fit is None:
             fit = self._fits[progress.stage, len(done)] = _Fit(len(done), progress.work is not None)
         self._measure(progress, fit, done, now_s)
-        if not fit.measured or not progress.total:
+        left = np.maximum(total - done, 0.0)
+        if not progress.total or not (fit.measured or (fit.absolute and self._known())):
             return None
-        left_s = float(fit.factors() @ np.maximum(total - done, 0.0))
+        left_s = float(left @ fit.factors() if fit.measured else left.sum() * self._factor_of(progress.stage))
         return left_s + sum(seconds * self._factor_of(stage) for stage, seconds in progress.ahead)
 
     def _measure(self, progress: Progress, fit: _Fit, done: Vector, now_s: float) -> None:
@@ -124,9 +125,13 @@ class Forecast:
             fit.add(np.maximum(done - self._counted, 0.0), now_s - self._at_s)
             self._at_s, self._counted = now_s, done
 
+    def _known(self) -> list[_Fit]:
+        """Return the fits by which a prediction can be corrected."""
+        return [one for one in self._fits.values() if one.absolute and one.measured]
+
     def _factor_of(self, stage: str) -> float:
         """Return measured by predicted time of a stage, or of all that was predicted where it did not run."""
-        known = [one for one in self._fits.values() if one.absolute and one.measured]
+        known = self._known()
         own = [fit for (name, _), fit in self._fits.items() if name == stage and fit in known]
         known = own or known
         elapsed, done = sum(one.elapsed_s for one in known), sum(float(one.done.sum()) for one in known)

@@ -41,6 +41,7 @@ from fusi_pipeline.merge_metadata import (
     missing_zooms,
     terrain_metadata,
 )
+from fusi_pipeline.pack import pack
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade, TileTask
@@ -50,7 +51,7 @@ from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.image import encoder_version
-from fusi_pipeline.tiles.mbtiles import digest_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.worker_pool import WorkerPool
 from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool
@@ -473,14 +474,15 @@ class MergeRun:
             lineage_name="" if rule.lineage is None else rule.lineage.name,
         )  # fmt: skip
         total = sum(self.tiles.values())
+        targets = [self._written_first(path) for path in self.outputs]
         done = size = 0
         made = self.bytes_merged + self.bytes_copied
         with ExitStack() as stack:
-            terrain = stack.enter_context(archive_writer(self.output, metadata, total))
+            terrain = stack.enter_context(archive_writer(targets[0], metadata, total))
             second = None
             if rule.lineage is not None:
                 facts = lineage_metadata(metadata, self.inputs, self.output)
-                second = stack.enter_context(archive_writer(rule.lineage, facts, total))
+                second = stack.enter_context(archive_writer(targets[1], facts, total))
             for z, cell, tiles in self._cells():
                 records = work.cell(z, cell)
                 for tile in tiles:
@@ -497,6 +499,24 @@ class MergeRun:
                     if done % _PACK_STRIDE == 0 or done == total:
                         yield Progress("pack", done, total, "tiles", size)
             self._check_inputs(work)
+        for target, path in zip(targets, self.outputs, strict=True):
+            yield from self._packed_by_command(target, path)
+
+    def _written_first(self, path: Path) -> Path:
+        """Return where an archive is written: in its place, or to an MBTiles for the `pmtiles` command."""
+        by_command = self.settings.packer == "cli" and path.suffix == ".pmtiles"
+        return path.with_name(f".{path.name}.packing.mbtiles") if by_command else path
+
+    def _packed_by_command(self, target: Path, path: Path) -> Generator[Progress, None, None]:
+        """Pack what was written elsewhere first, and remove it."""
+        if target == path:
+            return
+        try:
+            with MBTilesReader(target) as reader:
+                environment = self.settings.process_environment()
+                yield from pack(reader, path, packer="cli", overwrite=True, environment=environment)
+        finally:
+            target.unlink(missing_ok=True)
 
     def _check_inputs(self, work: MergeWork) -> None:
         """Raise ArchiveUnsuitable, and forget what was done, where an input changed meanwhile."""

@@ -15,6 +15,7 @@ from fusi_pipeline.errors import UsageError, ZoomInvalid
 from fusi_pipeline.groups import PATTERNS, GroupRule, check_split, is_split
 from fusi_pipeline.merge import MODES
 from fusi_pipeline.monitor import INTERVAL_S, Watch
+from fusi_pipeline.pack import PACKERS
 from fusi_pipeline.plan import BuildOptions
 from fusi_pipeline.settings import ON_DISK_FULL, Settings, settings_from
 from fusi_pipeline.tiles.grid import MAX_LATITUDE_DEG, MAX_ZOOM, Bounds
@@ -130,6 +131,11 @@ encoder = click.option(
     type=click.Choice(ENCODERS),
     help="What writes tiles: fusi's own for terrain, or libwebp (FUSI_ENCODER; fusi).",
 )
+packer = click.option(
+    "--packer",
+    type=click.Choice(PACKERS),
+    help="What writes the PMTiles: fusi's own, or the pmtiles command (auto, which is fusi's own).",
+)
 reading = _stacked(
     processes,
     watchdog,
@@ -221,6 +227,7 @@ _SETTING_OPTIONS = (
     "memory_floor_mb",
     "on_disk_full",
     "encoder",
+    "packer",
 )
 
 

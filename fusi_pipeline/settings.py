@@ -59,6 +59,8 @@ class Settings:
     """Available memory in MiB under which there are fewer workers (FUSI_MEMORY_FLOOR_MB)."""
     encoder: str = ENCODERS[0]
     """What writes tiles, `fusi`, `fusi-fast` or `libwebp` (FUSI_ENCODER)."""
+    packer: str = "auto"
+    """What writes PMTiles archives, `auto`, `builtin` or `cli`; an option only."""
     on_disk_full: str = "stop"
     """What a run does when its disk is full, `wait` or `stop` (FUSI_ON_DISK_FULL)."""
 
@@ -110,7 +112,7 @@ def settings_from(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         source_store=Path(env.get("FUSI_SOURCE_STORE") or "source-store"),
         output_dir=Path(env.get("FUSI_OUTPUT_DIR") or "output"),
-        workers=_whole(env, "FUSI_WORKERS", _cpus(), 1),
+        workers=_whole(env, "FUSI_WORKERS", processors(), 1),
         memory_mb=_whole(env, "FUSI_MEMORY_MB", default_memory_mb(), 1),
         warp_threads=_whole(env, "FUSI_WARP_THREADS", 1, 1),
         io_sleep_s=_number(env, "FUSI_IO_SLEEP_MS", 0.0) / 1000,
@@ -152,7 +154,8 @@ def default_memory_mb() -> int:
     return int(total_mib() * _DEFAULT_BUDGET_SHARE)
 
 
-def _cpus() -> int:
+def processors() -> int:
+    """Return how many processors this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

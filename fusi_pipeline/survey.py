@@ -178,6 +178,12 @@ class Survey:
             raise _Stopped
 
 
+def gdal_facts() -> tuple[str, frozenset[str]]:
+    """Return GDAL's version, and the names of the drivers that it can read with."""
+    with rasterio.Env() as env:
+        return str(rasterio.__gdal_version__), frozenset(env.drivers())
+
+
 @contextmanager
 def cache_limit(mib: int | None) -> Iterator[None]:
     """Hold GDAL's block cache to a size for a while; None leaves it alone."""

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusi_pipeline.cost import PYRAMID
 from fusi_pipeline.pixel_grid import pixel_sides_m
 from fusi_pipeline.plan import SourcePlan
-from fusi_pipeline.progress import Work
+from fusi_pipeline.progress import Ahead, Work
 from fusi_pipeline.source_file import SourceFile
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tiles import grid
@@ -108,15 +109,11 @@ class MergeLoad:
         return Work(tuple(done.tolist()), tuple(total.tolist()))
 
 
-def rough_ahead(base_tiles: float, merged: bool, workers: int) -> tuple[tuple[str, float], ...]:
-    """Return (stage, predicted seconds) of building and merging so many tiles, before more is known of them."""
-    tiles = base_tiles * 4 / 3
-    build = ("build", tiles * _ROUGH_TILE_S / workers)
-    return (
-        (build, ("merge", build[1] * _ROUGH_MERGE), ("pack", pack_seconds(round(tiles))))
-        if merged
-        else (build,)
-    )
+def rough_ahead(base_tiles: float, workers: int) -> Ahead:
+    """Return what building and merging so many tiles will take, before more is known of them."""
+    tiles = base_tiles * PYRAMID
+    seconds = tiles * _ROUGH_TILE_S / workers
+    return ("build", seconds), ("merge", seconds * _ROUGH_MERGE), ("pack", pack_seconds(round(tiles)))
 
 
 def pack_seconds(tiles: int) -> float:
@@ -124,10 +121,8 @@ def pack_seconds(tiles: int) -> float:
     return tiles * _PACKED_S
 
 
-def merge_ahead(
-    plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, workers: int
-) -> tuple[tuple[str, float], ...]:
-    """Return (stage, predicted seconds) of merging and packing what will be built of sources.
+def merge_ahead(plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, workers: int) -> Ahead:
+    """Return what merging and packing what will be built of sources will take.
 
     Looks at the blocks of each source: where the first source that has anything
     there has all of it, its tiles are copied. A block counts for the finest source.

@@ -147,7 +147,7 @@ def layer_from(document: object, path: Path | str) -> LayerConfig:
     params = document.get("generation_params", {})
     if not isinstance(params, Mapping):
         raise LayerConfigInvalid(path, "generation_params: expected an object")
-    _refuse_secrets(params, path, "generation_params")
+    refuse_secrets(params, path, "generation_params")
     _check_params(params, path)
     return LayerConfig(
         name=document["name"],
@@ -192,7 +192,7 @@ def _endpoint(stated: object, number: int, path: Path | str) -> EndpointConfig:
     if not isinstance(stated, Mapping):
         raise LayerConfigInvalid(path, f"endpoint {number}: expected an object")
     label = f"endpoint {stated.get('name') or number}"
-    _refuse_secrets(stated, path, label)
+    refuse_secrets(stated, path, label)
     known = [one.name for one in fields(EndpointConfig)]
     for key in stated:
         if key not in known:
@@ -223,7 +223,8 @@ def _endpoint(stated: object, number: int, path: Path | str) -> EndpointConfig:
     return EndpointConfig(**values)
 
 
-def _refuse_secrets(values: Mapping[str, Any], path: Path | str, label: str) -> None:
+def refuse_secrets(values: Mapping[str, Any], path: Path | str, label: str) -> None:
+    """Raise LayerConfigInvalid where a key of JSON values says that a secret is written there."""
     for key, value in values.items():
         if key.lower() in _SECRET_KEYS:
             raise LayerConfigInvalid(
@@ -232,7 +233,7 @@ def _refuse_secrets(values: Mapping[str, Any], path: Path | str, label: str) -> 
                 'put it into an environment variable and name that: "api_key_env": "MY_KEY"',
             )
         if isinstance(value, Mapping):
-            _refuse_secrets(value, path, f"{label}: {key}")
+            refuse_secrets(value, path, f"{label}: {key}")
 
 
 def _bounds(stated: object, path: Path | str) -> tuple[int, int, int, int] | None:

@@ -17,7 +17,7 @@ def own_name() -> str:
 def is_gone(name: str) -> bool:
     """Tell whether the process of a name (or of a name that begins so) ran on this machine and ended."""
     host, pid, started, *_ = [*name.split(":"), "", "", ""]
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != socket.gethostname() or not (pid.isascii() and pid.isdigit() and len(pid) <= 10):
         return False
     try:
         if psutil.Process(int(pid)).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):

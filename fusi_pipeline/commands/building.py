@@ -156,6 +156,7 @@ def build(
 @options.area
 @options.groups
 @options.skip_broken
+@options.packer
 @options.overwrite
 @options.monitoring
 @options.as_json
@@ -205,6 +206,7 @@ def aggregate(
 @click.argument("output", type=options.PATH)
 @options.reading
 @options.area
+@options.packer
 @options.overwrite
 @options.monitoring
 @options.as_json

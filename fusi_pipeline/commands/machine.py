@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from fusi_pipeline.errors import Interrupted, UsageError
 from fusi_pipeline.monitor import INTERVAL_S, append_to, line, watched
 from fusi_pipeline.monitor_report import MonitorReport, read_samples, report_of
 from fusi_pipeline.run_file import running
+from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles.files import replacing
 
 
@@ -116,3 +118,32 @@ def _known(value: float | None) -> str:
 
 def _bytes(value: int | None) -> str:
     return "-" if value is None else size(value)
+
+
+@click.command()
+@options.places
+@options.as_json
+@options.settled
+def doctor(settings: Settings, as_json: bool) -> None:
+    """Say what this machine has and lacks for fusi, and which settings suit it."""
+    from fusi_pipeline.doctor import BROKEN, OK, examine
+
+    report = examine(settings)
+    if as_json:
+        print_json(report)
+    else:
+        for one in report.findings:
+            mark = {OK: "  ", BROKEN: "!!"}.get(one.status, " -")
+            click.echo(f"{mark} {one.name:<16} {one.value}")
+            if one.remedy:
+                click.echo(f"   {'':<16} {one.remedy}")
+        for number, profile in enumerate(report.profiles):
+            click.echo(
+                f"\n# {profile.name}{'' if number else ', which suits this machine'}: {profile.reason}"
+            )
+            words = [f"{name}={shlex.quote(value)}" for name, value in profile.environment.items()]
+            click.echo(f"export {' '.join(words)}")
+            if profile.options:
+                click.echo(f"# and give fusi aggregate or fusi build: {profile.options}")
+    if not report.sound:
+        sys.exit(1)

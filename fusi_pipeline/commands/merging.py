@@ -27,6 +27,7 @@ from fusi_pipeline.tiles.open import open_archive
 @options.processes
 @options.watchdog
 @options.encoder
+@options.packer
 @options.overwrite
 @options.monitoring
 @options.as_json
@@ -66,20 +67,12 @@ def merge(
 @click.command()
 @click.argument("archive", type=options.PATH)
 @click.argument("output", type=options.PATH)
-@click.option(
-    "--packer",
-    type=click.Choice(("builtin", "cli")),
-    default="builtin",
-    show_default=True,
-    help="fusi's own, or the pmtiles command.",
-)
+@options.packer
 @options.progress
 @options.overwrite
 @options.as_json
 @options.settled
-def pack(
-    archive: Path, output: Path, packer: str, settings: Settings, overwrite: bool, as_json: bool
-) -> None:
+def pack(archive: Path, output: Path, settings: Settings, overwrite: bool, as_json: bool) -> None:
     """Pack the tiles of an MBTiles into a PMTiles as they are."""
     from fusi_pipeline.pack import pack as packing
 
@@ -88,7 +81,7 @@ def pack(
         work = packing(
             reader,
             output,
-            packer=packer,  # type: ignore[arg-type]
+            packer=settings.packer,  # type: ignore[arg-type]
             overwrite=overwrite,
             environment=settings.process_environment(),
         )

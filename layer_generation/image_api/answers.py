@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from layer_generation.image_api.refusals import Refusal
 from layer_generation.image_api.registry import Generation, Registry
 from layer_generation.image_api.studio import Studio
 
+_PIECE = 1 << 17
 PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
@@ -35,6 +37,28 @@ def state(generation: Generation, registry: Registry) -> dict[str, Any]:
         ]
         told["result"] = {"images": images, "format": "png", "timeTaken": generation.taken_ms}
     return told
+
+
+def state_pieces(generation: Generation, registry: Registry) -> tuple[int, Iterator[bytes]]:
+    """Return (bytes in all, the pieces) of what `state` says of a complete generation.
+
+    The pictures are never copied as a whole, however many clients read them slowly.
+    """
+    head = json.dumps(_common(generation, registry), separators=(",", ":"))[:-1] + ',"result":{"images":['
+    parts: list[str] = [head]
+    for number, one in enumerate(generation.drawings):
+        facts = json.dumps(
+            {"seed": one.seed, "width": one.width, "height": one.height}, separators=(",", ":")
+        )
+        parts += [',{"image":"' if number else '{"image":"', one.base64, f'",{facts[1:]}']
+    parts.append(f'],"format":"png","timeTaken":{generation.taken_ms}}}}}')
+
+    def pieces() -> Iterator[bytes]:
+        for part in parts:
+            for start in range(0, len(part), _PIECE):
+                yield part[start : start + _PIECE].encode("ascii")
+
+    return sum(map(len, parts)), pieces()
 
 
 def summary(generation: Generation, registry: Registry) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import anyio
@@ -21,7 +22,7 @@ from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from layer_generation.image_api import answers, document, page
@@ -55,6 +56,8 @@ from layer_generation.image_api.studio import Studio
 _ROUTE = "/v1/images/generations"
 _SMALL_BYTES = 1 << 12
 """A body of at most so many bytes is understood at once; others are in a thread."""
+_SMALL_ANSWER_BYTES = 1 << 20
+"""More is sent piece by piece, as the client takes it."""
 _THREADS = 2
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -148,11 +151,12 @@ def _add_generations(app: FastAPI, studio: Studio, limiter: anyio.CapacityLimite
     )
     async def state(id: str) -> Response:  # noqa: A002 - the name in the path
         generation = registry.found(id)
-        told = answers.state(generation, registry)
         studio.collected(generation)
-        if generation.stored_bytes <= 1 << 20:
-            return answers.answered(told)
-        return await anyio.to_thread.run_sync(answers.answered, told, limiter=limiter)
+        if generation.stored_bytes <= _SMALL_ANSWER_BYTES:
+            return answers.answered(answers.state(generation, registry))
+        size, pieces = answers.state_pieces(generation, registry)
+        headers = {**answers.PLAIN, "Content-Length": str(size)}
+        return StreamingResponse(_one_by_one(pieces), headers=headers, media_type="application/json")
 
     @app.delete(
         f"{_ROUTE}/{{id}}",
@@ -180,6 +184,12 @@ def _add_facts(app: FastAPI, studio: Studio) -> None:
     )  # fmt: skip
     async def health() -> Response:
         return answers.answered(answers.health(studio))
+
+
+async def _one_by_one(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield pieces without a thread for each."""
+    for piece in pieces:
+        yield piece
 
 
 def _understood(body: bytes, has: Abilities) -> tuple[Order, str]:

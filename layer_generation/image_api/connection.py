@@ -15,7 +15,8 @@ from layer_generation.image_api.refusals import Busy, Refusal, RequestInvalid
 HEAD_S = 15.0
 """From a connection, or the first byte of a further request, to the end of the head."""
 STALL_S = 30.0
-"""Without a byte taken of an answer that is sent."""
+LEAST_BYTES = 1 << 16
+"""Of an answer that is sent, taken in each STALL_S; who reads less is not waited for."""
 MOST_CONNECTIONS = 900
 
 
@@ -84,7 +85,7 @@ class Connection(H11Protocol):
 
     def _check(self, unread: int) -> None:
         left = self.transport.get_write_buffer_size()
-        if left >= unread:
+        if left > max(unread - LEAST_BYTES, 0):
             note("closed", reason="answer not read")
             self.transport.abort()
         else:

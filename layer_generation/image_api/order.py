@@ -47,6 +47,11 @@ class Order:
         """How many pictures."""
         return len(self.seeds)
 
+    @property
+    def taken_bytes(self) -> int:
+        """How much its pictures take."""
+        return len(self.image) + len(self.mask)
+
     def job(self, number: int) -> Job:
         """Return the picture of a number, counted from 0."""
         asked = self.request

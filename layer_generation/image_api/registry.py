@@ -88,6 +88,8 @@ class Limits:
     finished: int = MOST_FINISHED
     queue_depth: int = 0
     """How many may wait behind the one that is drawn."""
+    taken_bytes: int = 256 << 20
+    """Of pictures in the requests that wait or are drawn."""
 
 
 class Registry:
@@ -141,6 +143,9 @@ class Registry:
             if depth:
                 raise Busy(f"Server is busy, and its queue of {depth} is full", retry_s)
             raise Busy(retry_s=retry_s)
+        taken = sum(one.order.taken_bytes for one in self._all.values() if one.order is not None)
+        if taken and taken + order.taken_bytes > self.limits.taken_bytes:
+            raise Busy("Server is busy with requests of large pictures", self._retry_s(now))
         generation = Generation(
             id=f"gen_{secrets.token_hex(16)}", order=order, count=order.count, size=order.size,
             model=order.model, created_ms=now, updated_ms=now, key=key,

@@ -91,17 +91,17 @@ class Studio:
         for generation in self.registry:
             if generation.status == "pending":
                 self.cancel(generation.id)
-        if self._idle.is_set():
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
         for generation in self.registry:
             if not generation.is_terminal:
                 self.cancel(generation.id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_COLLECT_S):
-                await self._collected.wait()
+        last = None if self._last is None else self.registry.find(self._last)
+        if last is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_COLLECT_S - (now_ms() - last.updated_ms) / 1000):
+                    await self._collected.wait()
         note("stopped")
 
     async def work(self) -> None:
@@ -114,6 +114,7 @@ class Studio:
                 continue
             self._idle.clear()
             self._last = generation.id
+            self._collected.clear()
             stop = self._stops[generation.id] = asyncio.Event()
             try:
                 await self._draw(generation, stop)

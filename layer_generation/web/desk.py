@@ -196,6 +196,12 @@ class Desk:
         """Return every lane with the item it is at and the number of those that wait."""
         names = {one.model_id: one.name for one in self.given.config.models} | {RENDER_LANE: "Renders"}
         return [
-            {"lane": lane, "name": name, "running": running.get(lane), "pending": pending.get(lane, 0)}
+            {
+                "lane": lane,
+                "name": name,
+                "running": running.get(lane),
+                "pending": pending.get(lane, 0),
+                "paused": self.lanes.paused(lane),
+            }
             for lane, name in names.items()
         ]

@@ -74,7 +74,7 @@ class Drawing:
     def was_stored(self) -> bool:
         """Tell whether the pictures of this very item are in the map, stored by a process that then died."""
         made = [self._store.made("generation", *one) for one in self._item.quadrants]
-        return all(one is not None and one[0] == self._item.uid for one in made)
+        return bool(made) and all(one is not None and one[0] == self._item.uid for one in made)
 
     def draw(self, endpoint: Endpoint, stop: Stop, to_come: Collection[Quadrant]) -> Drawn:
         """Return the pictures. `to_come` are quadrants that other items are about to draw.

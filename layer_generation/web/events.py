@@ -27,6 +27,8 @@ _LOOK_S = 0.25
 _LAYERS_LOOK_S = 1.0
 _HEARTBEAT_S = 15.0
 _MOST_LISTENERS = 100
+MOST_REVISION = 2**63 - 1
+"""What SQLite counts to."""
 
 
 class TooManyListeners(Exception):
@@ -46,9 +48,10 @@ class Cursor:
     def of(cls, text: str) -> Cursor | None:
         """Return the cursor of an event's id, None where it is none."""
         queue, mark, quadrants = text.partition(".")
-        if not (mark and queue.isdigit() and quadrants.isdigit() and len(text) < 40):
+        if not (mark and text.isascii() and queue.isdigit() and quadrants.isdigit() and len(text) < 40):
             return None
-        return cls(int(queue), int(quadrants))
+        at = cls(int(queue), int(quadrants))
+        return at if max(at.queue, at.quadrants) <= MOST_REVISION else None
 
     def __str__(self) -> str:
         return f"{self.queue}.{self.quadrants}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,9 @@ MOST_RENDERED = 256
 MOST_TEXT = 20_000
 """Characters of a prompt at most."""
 MOST_SEED = 2**31 - 1
+MOST_COUNT = 1000
+"""Of attempts that a row may say it had."""
+_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
 
 Quadrant = tuple[int, int]
 
@@ -134,18 +138,30 @@ def item_of(row: sqlite3.Row) -> Item:
 def checked_item(row: sqlite3.Row) -> Item:
     """Return a row that any program may have written as an item. Raises ItemInvalid."""
     if row["item_type"] not in TYPES:
-        raise ItemInvalid(f"item_type = {row['item_type']!r}: expected {' or '.join(TYPES)}")
+        raise ItemInvalid(f"item_type = {row['item_type']!r:.60}: expected {' or '.join(TYPES)}")
     quadrants = quadrants_of(_json(row["quadrants"], "quadrants"))
     for name in ("prompt", "negative_prompt"):
-        checked_text(name, row[name] if row[name] is not None else "")
+        if _NOT_UTF8 in checked_text(name, row[name] if row[name] is not None else ""):
+            raise ItemInvalid(f"{name}: is not UTF-8")
     checked_seed(row["seed"])
-    if row["parameters"] not in (None, "") and not isinstance(_json(row["parameters"], "parameters"), dict):
-        raise ItemInvalid("parameters: expected a JSON object")
+    if row["parameters"] not in (None, "") and _object(row["parameters"]) is None:
+        raise ItemInvalid("parameters: expected a JSON object of finite numbers and text in UTF-8")
+    _checked_numbers(row)
     if row["item_type"] == GENERATE:
         one_picture(quadrants)
     elif len(quadrants) > MOST_RENDERED:
         raise ItemInvalid(f"{len(quadrants)} quadrants: expected at most {MOST_RENDERED} to a render item")
     return item_of(row)
+
+
+def _checked_numbers(row: sqlite3.Row) -> None:
+    """Raise ItemInvalid where a count or a time of a row is none."""
+    for name in ("attempts", "lost"):
+        if type(row[name]) is not int or not 0 <= row[name] <= MOST_COUNT:
+            raise ItemInvalid(f"{name} = {row[name]!r:.60}: expected a whole number of 0..{MOST_COUNT}")
+    for name in ("created_at", "not_before", "started_at", "completed_at"):
+        if row[name] is not None and _number(row[name]) is None:
+            raise ItemInvalid(f"{name} = {row[name]!r:.60}: expected seconds since 1970")
 
 
 def quadrants_of(stated: object) -> tuple[Quadrant, ...]:
@@ -218,7 +234,8 @@ def _json(text: object, name: str) -> object:
 def _object(text: object) -> dict[str, Any] | None:
     try:
         value = _json(text, "")
-    except ItemInvalid:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ItemInvalid, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -228,4 +245,4 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

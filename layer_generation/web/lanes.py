@@ -3,13 +3,15 @@
 Every lane is a thread that claims its next item, makes it, stores the pictures in
 the map and marks it complete. A picture is stored only while the item is still
 the lane's own, so that a cancelled one stays cancelled. Retried is only what may
-pass on another try.
+pass on another try. While a model cannot be used at all its lane rests, and its
+items wait.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,9 +21,11 @@ from pathlib import Path
 from fusi_pipeline.errors import FusiError
 from layer_generation.endpoints.base import (
     Endpoint,
+    EndpointBusy,
     EndpointCancelled,
     EndpointError,
     EndpointRetryable,
+    EndpointUnavailable,
     Stop,
 )
 from layer_generation.errors import EndpointInvalid, ImageInvalid, ItemInvalid, ItemUnknown
@@ -36,8 +40,6 @@ from layer_generation.web.queue import GenerationQueue
 
 MOST_ATTEMPTS = 4
 """Of an item, when the model failed at it."""
-MOST_CALLS = 8
-"""Of an item, when the model's server could not be reached or was busy."""
 _LEASE_S = 90.0
 _RENEW_S = 20.0
 _LOOK_S = 0.5
@@ -45,6 +47,8 @@ _LOOK_S = 0.5
 _CANCEL_LOOK_S = 0.25
 _FIRST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 300.0
+_LONGEST_REST_S = 60.0
+_CYCLES_LOOK_S = 2.0
 
 Log = Callable[[str], None]
 
@@ -84,9 +88,10 @@ class Lanes:
         self._closing = threading.Event()
         self._wake = threading.Condition()
         self._rounds = 0
+        self._rests = {lane: Rest() for lane in (*(model.model_id for model in config.models), RENDER_LANE)}
         self._threads = [
             threading.Thread(target=self._run, args=(lane,), name=f"lane {lane}", daemon=True)
-            for lane in (*(model.model_id for model in config.models), RENDER_LANE)
+            for lane in self._rests
         ]
 
     def start(self) -> None:
@@ -103,6 +108,16 @@ class Lanes:
         with self._wake:
             self._rounds += 1
             self._wake.notify_all()
+
+    def paused(self, lane: str) -> str | None:
+        """Return why a lane rests; None where it does not."""
+        return self._rests[lane].reason or None
+
+    def _rouse(self) -> None:
+        """Have the lanes that rest try again now: there is a new wish, or a retry."""
+        for rest in self._rests.values():
+            rest.end()
+        self.wake()
 
     def close(self, patience_s: float = 10.0) -> None:
         """Begin nothing more, give back what is under way, and wait for the lanes to end."""
@@ -122,15 +137,22 @@ class Lanes:
                     self._lane(_Bench(self, lane, worker, queue, store))
             except FusiError as error:  # a full disk, a locked file: said, and tried again
                 self._log(f"{lane}: {error}")
-                self._closing.wait(_FIRST_WAIT_S)
+            except Exception:  # noqa: BLE001 - recorded; no lane ends before the app does
+                self._log(f"{lane}: {traceback.format_exc()}")
+            self._closing.wait(_FIRST_WAIT_S)
 
     def _lane(self, bench: _Bench) -> None:
         try:
             while not self._closing.is_set():
                 rounds = self._rounds
-                bench.queue.screen(checked(self._config))
-                item = bench.queue.claim(bench.lane, bench.worker, _LEASE_S)
+                if bench.queue.screen(checked(self._config)):
+                    self._rouse()
+                rests = bench.rest.goes_on()
+                item = None if rests else bench.queue.claim(bench.lane, bench.worker, _LEASE_S)
                 if item is None:
+                    if not rests:
+                        bench.rest.over()  # what it rested for was taken away
+                    bench.look_for_cycles()
                     with self._wake:
                         if self._rounds == rounds and not self._closing.is_set():
                             self._wake.wait(_LOOK_S)
@@ -139,6 +161,36 @@ class Lanes:
                 self.wake()
         finally:
             bench.close()
+
+
+class Rest:
+    """A pause of a lane whose model cannot be used now; each is twice as long as the one before."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why the lane rests; empty where it does not."""
+        self._times = 0
+        self._until_s = 0.0
+
+    def begin(self, reason: str, asked_s: float | None = None) -> bool:
+        """Rest as long as the server asks, else longer than last; tell whether the reason is a new one."""
+        doubled_s = min(_FIRST_WAIT_S * 2 ** min(self._times, 10), _LONGEST_REST_S)
+        self._times += 1
+        self._until_s = time.monotonic() + min(asked_s or doubled_s, _LONGEST_WAIT_S)
+        is_new, self.reason = reason != self.reason, reason
+        return is_new
+
+    def goes_on(self) -> bool:
+        """Tell whether it is too early to try again."""
+        return time.monotonic() < self._until_s
+
+    def end(self) -> None:
+        """Try again now."""
+        self._until_s = 0.0
+
+    def over(self) -> None:
+        """Say that the model answered."""
+        self.reason, self._times, self._until_s = "", 0, 0.0
 
 
 class _Bench:
@@ -150,6 +202,8 @@ class _Bench:
         self.lane = lane
         self.worker = worker
         self.queue = queue
+        self.rest = lanes._rests[lane]
+        self._cycles_at_s = -_CYCLES_LOOK_S
         self._lanes = lanes
         self._store = store
         self._answers = Answers(lanes._folder)
@@ -165,7 +219,10 @@ class _Bench:
                     self._generate(item, stop)
             except EndpointCancelled:
                 self.queue.requeue(item.id, self.worker, counts=False)  # no effect where it was cancelled
-            except (EndpointError, ImageInvalid, EndpointInvalid) as error:
+            except (EndpointInvalid, EndpointUnavailable, EndpointBusy) as error:
+                self._rested(item, error)
+            except (EndpointError, ImageInvalid) as error:
+                self.rest.over()
                 self._failed(item, error)
             except FusiError as error:
                 self.queue.fail(item.id, self.worker, str(error))
@@ -196,6 +253,7 @@ class _Bench:
             return
         self.queue.tell(item.id, self.worker, "generating")
         drawn = drawing.draw(self._opened(model), stop, self._to_come(item))
+        self.rest.over()
         if self.queue.begin_storing(item.id, self.worker):
             self._store.store("generation", drawn.pictures, item.uid, drawn.facts)
             self.queue.complete(item.id, self.worker, drawn.message)
@@ -226,11 +284,25 @@ class _Bench:
             self._endpoint = model.open(self._lanes._environment, self._lanes._config.path.parent)
         return self._endpoint
 
+    def look_for_cycles(self) -> None:
+        """Now and then, when nothing can be made, fail what waits for itself."""
+        now_s = time.monotonic()
+        if now_s - self._cycles_at_s >= _CYCLES_LOOK_S and self.queue.is_stuck():
+            self._cycles_at_s = now_s
+            self.queue.break_cycles()
+
+    def _rested(self, item: Item, error: FusiError | EndpointError) -> None:
+        """Give an item back that no server was at, and let the lane rest: the next would fare the same."""
+        model = self._lanes._config.model(item.model_id)
+        reason = str(error) if model is None else model.told(str(error))
+        self.queue.requeue(item.id, self.worker, message=reason, counts=False)
+        if self.rest.begin(reason, getattr(error, "retry_after_s", None)):
+            self._lanes._log(f"{self.lane} rests: {error}")
+
     def _failed(self, item: Item, error: FusiError | EndpointError) -> None:
         passes = isinstance(error, EndpointRetryable | ImageInvalid)
-        most = MOST_ATTEMPTS if getattr(error, "counts", True) else MOST_CALLS
-        if not passes or item.attempts >= most:
-            tries = f" (attempt {item.attempts} of {most})" if passes else ""
+        if not passes or item.attempts >= MOST_ATTEMPTS:
+            tries = f" (attempt {item.attempts} of {MOST_ATTEMPTS})" if passes else ""
             self.queue.fail(item.id, self.worker, f"{error}{tries}")
             self._lanes._log(f"{item}: {error}")
             return
@@ -256,15 +328,17 @@ class _Watch:
 
     def _watch(self) -> None:
         since_s = 0.0
-        with suppress(FusiError), GenerationQueue(self._lanes._folder) as queue:
-            while not self._over.wait(_CANCEL_LOOK_S):
-                since_s += _CANCEL_LOOK_S
-                mine = queue.is_own(self._item.id, self._worker)
-                if mine and since_s >= _RENEW_S:
-                    mine, since_s = queue.renew(self._item.id, self._worker, _LEASE_S), 0.0
-                if not mine or self._lanes._closing.is_set():
-                    self._stop.set()
-                    return
+        while not self._over.is_set():
+            with suppress(FusiError, sqlite3.Error), GenerationQueue(self._lanes._folder) as queue:
+                while not self._over.wait(_CANCEL_LOOK_S):
+                    since_s += _CANCEL_LOOK_S
+                    mine = queue.is_own(self._item.id, self._worker)
+                    if mine and since_s >= _RENEW_S:
+                        mine, since_s = queue.renew(self._item.id, self._worker, _LEASE_S), 0.0
+                    if not mine or self._lanes._closing.is_set():
+                        self._stop.set()
+                        return
+            self._over.wait(_CANCEL_LOOK_S)
 
     def __enter__(self) -> threading.Event:
         self._thread.start()

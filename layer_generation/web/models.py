@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from layer_generation.endpoints.base import Endpoint
 from layer_generation.endpoints.open import open_endpoint
 from layer_generation.errors import AppConfigInvalid, EndpointInvalid, LayerConfigInvalid
-from layer_generation.layer_config import EndpointConfig, endpoints_from
+from layer_generation.layer_config import EndpointConfig, endpoints_from, refuse_secrets
 from layer_generation.web.items import RENDER_LANE
 
 FILENAME = "app_config.json"
@@ -53,8 +54,16 @@ class Model:
         try:
             self.open(environment, folder).close()
         except EndpointInvalid as error:
-            return str(error)
+            return self.told(str(error))
         return ""
+
+    def told(self, text: str) -> str:
+        """Return a text about it as a page may read it: without its address."""
+        parts = urlsplit(self.endpoint.url)
+        for one in (self.endpoint.url, self.endpoint.url.rstrip("/"), parts.netloc, parts.hostname or ""):
+            if one and not self.endpoint.url.startswith("builtin:"):
+                text = text.replace(one, "its server")
+        return text
 
     def public(self, reason: str) -> dict[str, object]:
         """Return what a page may know."""
@@ -94,7 +103,7 @@ def read_app_config(path: Path | None, folder: Path, environment: Mapping[str, s
         models = tuple(_builtin(*one) for one in _BUILTIN)
         return AppConfig(models=models, default_model_id=models[0].model_id, path=found)
     try:
-        document = json.loads(found.read_text(encoding="utf-8"))
+        document = json.loads(found.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AppConfigInvalid(found, error.strerror or str(error)) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -109,6 +118,10 @@ def app_config_from(document: object, path: Path, environment: Mapping[str, str]
     for key in document:
         if key not in ("models", "default_model_id"):
             raise AppConfigInvalid(path, f"{key!r}: expected models or default_model_id")
+    try:
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AppConfigInvalid(path, "expected finite numbers and text that UTF-8 can hold") from error
     stated = document.get("models")
     if not isinstance(stated, list) or not stated:
         raise AppConfigInvalid(path, "models: expected a list of at least one model")
@@ -146,6 +159,10 @@ def _model(stated: object, number: int, path: Path, environment: Mapping[str, st
     parameters = stated.get("parameters", {})
     if not isinstance(parameters, Mapping):
         raise AppConfigInvalid(path, f"{label}: parameters: expected an object")
+    try:
+        refuse_secrets(parameters, path, f"{label}: parameters")
+    except LayerConfigInvalid as error:
+        raise AppConfigInvalid(path, str(error).removeprefix(f"{path}: ")) from error
     endpoint = _endpoint(stated, model_id, label, path, environment)
     steps = stated.get("num_inference_steps")
     if steps is not None and (type(steps) is not int or steps < 1):
@@ -179,6 +196,10 @@ def _endpoint(
         variable = stated.get("endpoint_env")
         remedy = f" or set the environment variable {variable}" if variable else ""
         raise AppConfigInvalid(path, f"{label}: endpoint: expected the address of its server{remedy}")
+    if not isinstance(url, str) or any(ord(one) <= 32 or ord(one) == 127 for one in url):
+        raise AppConfigInvalid(
+            path, f"{label}: endpoint: expected an address without blanks and control characters"
+        )
     kind = stated.get("model_type", "url")
     if kind not in ("url", "local"):
         raise AppConfigInvalid(

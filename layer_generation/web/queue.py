@@ -31,6 +31,10 @@ from layer_generation.web.items import CANCELLED, FINISHED, PROCESSING, Item, Ne
 FILENAME = "generation_queue.db"
 MOST_LOST = 5
 """Times that an item is taken up again after its worker vanished; more, and it is the item's fault."""
+MOST_LEASE_S = 3600.0
+"""Of a lease; what claims to run longer was not written by a lane."""
+MOST_ID = 2**53 - 1
+"""Of an item: what a page can count to. With SQLite's own largest no further row could be added."""
 _BUSY_TIMEOUT_S = 30.0
 _PART_OF_IN = 500
 
@@ -99,14 +103,33 @@ def revisions(db: Database) -> None:
         )
 
 
+@_migrations()
+def checked(db: Database) -> None:
+    """Have a row tell whether it was looked at, whatever else its writer filled in."""
+    db.execute("ALTER TABLE generation_queue ADD COLUMN checked INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE generation_queue SET checked = 1 WHERE lane IS NOT NULL")
+    db.execute("CREATE INDEX idx_queue_unchecked ON generation_queue (id) WHERE checked IS NOT 1")
+
+
 _READY = """
     SELECT q.id FROM generation_queue q
-    WHERE q.status = 'pending' AND q.lane = :lane AND q.not_before <= :now
+    WHERE q.status = 'pending' AND q.lane = :lane AND q.checked = 1 AND q.not_before <= :now
       AND NOT EXISTS (SELECT 1 FROM generation_queue o WHERE o.status = 'processing' AND o.lane = q.lane)
       AND NOT EXISTS (
           SELECT 1 FROM queue_edges e JOIN generation_queue w ON w.id = e.waits_for
           WHERE e.item = q.id AND w.status <> 'complete')
     ORDER BY q.id LIMIT 1
+"""
+_UNSEEN = "checked IS NOT 1 AND status IN ('pending', 'processing')"
+_AGAIN = (
+    "UPDATE generation_queue SET status = 'pending', attempts = 0, lost = 0, not_before = 0, lane = NULL,"
+    " checked = 0, error_message = NULL, result_message = NULL, started_at = NULL, completed_at = NULL"
+)
+_NEEDED = """
+    WITH RECURSIVE needed (id) AS (
+        SELECT e.waits_for FROM queue_edges e JOIN generation_queue q ON q.id = e.item
+        WHERE q.status IN ('pending', 'processing')
+        UNION SELECT e.waits_for FROM needed JOIN queue_edges e ON e.item = needed.id)
 """
 _HELD = """
     WITH RECURSIVE held (id) AS (
@@ -141,6 +164,7 @@ class GenerationQueue:
         with sqlite_errors(self.path):
             connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
+            connection.text_factory = _text
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -150,15 +174,22 @@ class GenerationQueue:
 
     # What is wanted
 
-    def add(self, wanted: Sequence[NewItem]) -> tuple[int, ...]:
+    def add(
+        self, wanted: Sequence[NewItem], unless: Callable[[list[Item]], bool] | None = None
+    ) -> tuple[int, ...]:
         """Queue items together, or none; return their ids, in order.
 
         `waits_for` may name items of the same call by negative numbers: -1 is the
-        first of them, -2 the second.
+        first of them, -2 the second. `unless` is asked about the items that are not
+        finished, in the same transaction; where it says yes, nothing is queued and
+        no id returned.
         """
         now = self._clock()
         ids: list[int] = []
         with self._writing() as db:
+            _tame(db, now)
+            if unless is not None and unless(_active(db)):
+                return ()
             for one in wanted:
                 row = db.execute(
                     "INSERT INTO generation_queue (item_type, quadrants, model_id, created_at, prompt,"
@@ -180,40 +211,68 @@ class GenerationQueue:
                 ids.append(int(row[0]))
                 after = [ids[-other - 1] if other < 0 else other for other in one.waits_for]
                 db.executemany(
-                    "INSERT OR IGNORE INTO queue_edges VALUES (?, ?)", [(ids[-1], other) for other in after]
+                    "INSERT OR IGNORE INTO queue_edges SELECT ?, id FROM generation_queue WHERE id = ?",
+                    [(ids[-1], other) for other in after],  # what was taken off meanwhile is not waited for
                 )
         return tuple(ids)
 
     def screen(self, check: Callable[[sqlite3.Row], tuple[Item, str]]) -> int:
         """Give every new row its lane, and mark as failed what cannot be done; return how many were new.
 
-        Rows may come from any program. `check` returns the row as an item with
-        its lane, or raises ItemInvalid.
+        Rows may come from any program, with anything in any column: new is what this
+        did not see. `check` returns the row as an item with its lane, or raises ItemInvalid.
         """
+        unseen = f"SELECT * FROM generation_queue WHERE {_UNSEEN}"
         with self._reading() as db:
-            new = db.execute(
-                "SELECT * FROM generation_queue WHERE lane IS NULL AND status IN ('pending', 'processing')"
-                " ORDER BY id"
-            ).fetchall()
-        if not new:
-            return 0
+            if db.execute(f"{unseen} LIMIT 1").fetchone() is None:
+                return 0
         with self._writing() as db:
+            _tame(db, self._clock())
+            new = db.execute(f"{unseen} ORDER BY id").fetchall()
             for row in new:
                 try:
                     item, lane = check(row)
                 except ItemInvalid as error:
                     db.execute(
                         "UPDATE generation_queue SET status = 'error', error_message = ?, completed_at = ?,"
-                        " lane = '' WHERE id = ? AND lane IS NULL",
+                        " lane = '', worker = NULL, lease_until = NULL, storing = 0, progress = NULL,"
+                        " checked = 1 WHERE id = ?",
                         (str(error), self._clock(), row["id"]),
                     )
                     continue
                 db.execute(
                     "UPDATE generation_queue SET lane = ?, model_id = ?, uid = coalesce(uid, ?),"
-                    " status = 'pending' WHERE id = ? AND lane IS NULL",
+                    " status = 'pending', worker = NULL, lease_until = NULL, storing = 0, progress = NULL,"
+                    " completed_at = NULL, checked = 1 WHERE id = ?",
                     (lane, item.model_id, secrets.token_hex(8), row["id"]),
                 )
         return len(new)
+
+    def break_cycles(self) -> int:
+        """Mark as failed the items that wait for themselves, directly or by others; return how many."""
+        with self._writing() as db:
+            edges = db.execute(
+                "SELECT e.item, e.waits_for FROM queue_edges e JOIN generation_queue q ON q.id = e.item"
+                " JOIN generation_queue w ON w.id = e.waits_for"
+                " WHERE q.status = 'pending' AND w.status = 'pending'"
+            ).fetchall()
+            circular = _circular([(int(item), int(other)) for item, other in edges])
+            db.executemany(
+                "UPDATE generation_queue SET status = 'error', completed_at = ?,"
+                " error_message = 'waits for itself; remove it and queue it again' WHERE id = ?",
+                [(self._clock(), number) for number in sorted(circular)],
+            )
+        return len(circular)
+
+    def is_stuck(self) -> bool:
+        """Tell whether items wait and none is being made."""
+        with self._reading() as db:
+            return bool(
+                db.execute(
+                    "SELECT EXISTS (SELECT 1 FROM generation_queue WHERE status = 'pending')"
+                    " AND NOT EXISTS (SELECT 1 FROM generation_queue WHERE status = 'processing')"
+                ).fetchone()[0]
+            )
 
     # Work
 
@@ -283,17 +342,19 @@ class GenerationQueue:
             row
             for row in rows
             if not isinstance(row["lease_until"], int | float)
-            or row["lease_until"] < now
+            or not now <= row["lease_until"] <= now + MOST_LEASE_S
             or is_gone(str(row["worker"]))
         ]
         for row in stale:
-            spent = row["lost"] >= MOST_LOST
+            lost = row["lost"] if isinstance(row["lost"], int) else MOST_LOST
+            spent = lost >= MOST_LOST
             db.execute(
                 "UPDATE generation_queue SET status = ?, worker = NULL, lease_until = NULL, storing = 0,"
-                " progress = NULL, lost = lost + 1, attempts = max(attempts - 1, 0),"
+                " progress = NULL, lost = ?, attempts = max(attempts - 1, 0),"
                 " completed_at = ?, error_message = ? WHERE id = ?",
                 (
                     "error" if spent else "pending",
+                    min(lost, MOST_LOST) + 1,
                     now if spent else None,
                     f"whoever worked at it vanished {MOST_LOST + 1} times" if spent else None,
                     row["id"],
@@ -356,10 +417,7 @@ class GenerationQueue:
         """Have a failed or cancelled item made after all. Raises ItemUnknown and ItemSettled."""
         with self._writing() as db:
             done = db.execute(
-                "UPDATE generation_queue SET status = 'pending', attempts = 0, lost = 0, not_before = 0,"
-                " lane = NULL, error_message = NULL, result_message = NULL, started_at = NULL,"
-                " completed_at = NULL WHERE id = ? AND status IN ('error', 'cancelled')",
-                (number,),
+                f"{_AGAIN} WHERE id = ? AND status IN ('error', 'cancelled')", (number,)
             ).rowcount
         listed = self.get(number)
         if not done:
@@ -367,6 +425,11 @@ class GenerationQueue:
                 f"item {number} is {listed.item.status}; only failed and cancelled ones are retried"
             )
         return listed
+
+    def retry_failed(self) -> int:
+        """Have all failed items made after all; return how many that were."""
+        with self._writing() as db:
+            return db.execute(f"{_AGAIN} WHERE status = 'error'").rowcount
 
     def remove(self, number: int) -> None:
         """Take a finished item off the list; what waits for one that is not complete is cancelled.
@@ -380,9 +443,15 @@ class GenerationQueue:
             self._remove(db, "id = ?", (number,))
 
     def remove_finished(self) -> int:
-        """Take all finished items off the list; return how many that were."""
+        """Take the finished items off the list; return how many that were.
+
+        Failed and cancelled ones stay while something that is not finished waits for them.
+        """
         with self._writing() as db:
-            return self._remove(db, "1", ())
+            return db.execute(
+                "DELETE FROM generation_queue WHERE status = 'complete'"
+                f" OR (status IN ('error', 'cancelled') AND id NOT IN ({_NEEDED} SELECT id FROM needed))"
+            ).rowcount
 
     def _remove(self, db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> int:
         gone = f"SELECT id FROM generation_queue WHERE {where} AND status IN ('error', 'cancelled')"
@@ -428,7 +497,7 @@ class GenerationQueue:
     def changed_since(self, revision: int) -> tuple[int, list[Listed], list[int]]:
         """Return the newest revision, items that changed after one, and ids of those that were removed.
 
-        An item whose place in the queue changed counts as changed.
+        Items that wait for one that changed count as changed, those behind it in its lane do not.
         """
         with self._snapshot() as db:
             newest = _newest(db)
@@ -439,10 +508,9 @@ class GenerationQueue:
                 for row in db.execute("SELECT id FROM queue_changes WHERE revision > ?", (revision,))
             ]
             new = "SELECT id FROM queue_changes WHERE revision > ?"
-            lanes = f"SELECT DISTINCT lane FROM generation_queue WHERE id IN ({new})"
+            after = f"SELECT item FROM queue_edges WHERE waits_for IN ({new})"
             found = self._listed(
-                f"id IN ({new}) OR (status = 'pending' AND lane IN ({lanes}))",
-                (revision, revision),
+                f"id IN ({new}) OR (status = 'pending' AND id IN ({after}))", (revision, revision)
             )
             there = {one.item.id for one in found}
             return newest, found, [one for one in changed if one not in there]
@@ -450,10 +518,7 @@ class GenerationQueue:
     def active(self) -> list[Item]:
         """Return the items that are not finished, in order."""
         with self._reading() as db:
-            rows = db.execute(
-                "SELECT * FROM generation_queue WHERE status IN ('pending', 'processing') ORDER BY id"
-            ).fetchall()
-        return [items.item_of(row) for row in rows]
+            return _active(db)
 
     def is_own(self, number: int, worker: str) -> bool:
         """Tell whether an item is being made by a worker."""
@@ -523,6 +588,54 @@ class GenerationQueue:
                 self._db.conn.execute("ROLLBACK")
                 raise
             self._db.conn.execute("COMMIT")
+
+
+def _text(stored: bytes) -> str:
+    """Return stored text; what is not UTF-8 in it becomes U+FFFD."""
+    return stored.decode("utf-8", "replace")
+
+
+def _active(db: sqlite3.Connection) -> list[Item]:
+    rows = db.execute(
+        "SELECT * FROM generation_queue WHERE status IN ('pending', 'processing') ORDER BY id"
+    ).fetchall()
+    return [items.item_of(row) for row in rows]
+
+
+def _tame(db: sqlite3.Connection, now: float) -> None:
+    """Give rows whose id is not one of the queue's another, failed, so that rows can still be added.
+
+    AUTOINCREMENT refuses every further row after the largest id (sqlite.org/autoinc.html).
+    """
+    sane = f"BETWEEN 1 AND {MOST_ID}"
+    wild = [int(row[0]) for row in db.execute(f"SELECT id FROM generation_queue WHERE id NOT {sane}")]
+    spent = db.execute(
+        "SELECT 1 FROM sqlite_sequence WHERE name = 'generation_queue' AND seq > ?", (MOST_ID,)
+    ).fetchone()
+    if not wild and spent is None:
+        return
+    last = f"SELECT coalesce(max(id), 0) FROM generation_queue WHERE id {sane}"
+    for number in wild:
+        db.execute("DELETE FROM queue_edges WHERE ? IN (item, waits_for)", (number,))
+        db.execute(
+            "UPDATE generation_queue SET status = 'error', completed_at = ?, error_message = ?, lane = '',"
+            f" worker = NULL, lease_until = NULL, checked = 1, id = ({last}) + 1 WHERE id = ?",
+            (now, f"id = {number}: leave the id to the queue", number),
+        )
+        db.execute("DELETE FROM queue_changes WHERE id = ?", (number,))
+        db.execute("INSERT INTO queue_changes (id) VALUES (?)", (number,))
+    db.execute(f"UPDATE sqlite_sequence SET seq = ({last}) WHERE name = 'generation_queue'")
+
+
+def _circular(edges: Iterable[tuple[int, int]]) -> set[int]:
+    """Return the items that lie on a cycle of `item waits for other`, or between two cycles."""
+    left = set(edges)
+    while True:
+        waiting, waited = {item for item, _ in left}, {other for _, other in left}
+        kept = {edge for edge in left if edge[1] in waiting and edge[0] in waited}
+        if len(kept) == len(left):
+            return waiting & waited
+        left = kept
 
 
 def _newest(db: sqlite3.Connection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    field_validator,
     model_validator,
 )
 
@@ -68,6 +70,15 @@ class Generate(Chosen):
     seed: Annotated[StrictInt, Field(ge=0, le=MOST_SEED)] | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     regenerate: StrictBool = False
+
+    @field_validator("parameters")
+    @classmethod
+    def _finite(cls, stated: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(stated, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError("expected finite numbers and text that UTF-8 can hold") from error
+        return stated
 
 
 class Render(Chosen):

@@ -14,7 +14,7 @@ from layer_generation.plan import LIMIT
 from layer_generation.web import editing, requests, wishes
 from layer_generation.web.answers import listed_json, state_json
 from layer_generation.web.desk import Desk
-from layer_generation.web.events import Cursor
+from layer_generation.web.events import MOST_REVISION, Cursor
 from layer_generation.web.items import PENDING, PROCESSING
 from layer_generation.web.overviews import MOST_LEVEL, NotYet
 from layer_generation.web.shelf import LAYER, Pictures
@@ -28,8 +28,9 @@ _PART = {"Cache-Control": "no-store", "Retry-After": "1"}
 
 Number = Annotated[int, Path(ge=-LIMIT, le=LIMIT)]
 Level = Annotated[int, Path(ge=0, le=MOST_LEVEL)]
-Since = Annotated[int, Query(ge=0)]
-Corner = Annotated[str, Query(pattern=r"^-?\d{1,10},-?\d{1,10}$")]
+Since = Annotated[int, Query(ge=0, le=MOST_REVISION)]
+ItemNumber = Annotated[int, Path(ge=1, le=MOST_REVISION)]
+Corner = Annotated[str, Query(pattern=r"^-?[0-9]{1,10},-?[0-9]{1,10}$")]
 
 
 class Absent(Exception):
@@ -185,22 +186,27 @@ def _queue(routes: APIRouter, desk: Desk) -> None:
         )
 
     @routes.get("/api/queue/{number}")
-    def item(number: int) -> Response:
+    def item(number: ItemNumber) -> Response:
         with desk.queue() as queue:
             return _plain(listed_json(queue.get(number)))
 
     @routes.post("/api/queue/{number}/cancel")
-    def cancel(number: int) -> Response:
+    def cancel(number: ItemNumber) -> Response:
         with desk.queue() as queue:
             return _plain(listed_json(queue.cancel(number)))
 
     @routes.post("/api/queue/{number}/retry")
-    def retry(number: int) -> Response:
+    def retry(number: ItemNumber) -> Response:
         with desk.queue() as queue:
             return _plain(listed_json(queue.retry(number)))
 
+    @routes.post("/api/queue/retry-failed")
+    def retry_failed() -> Response:
+        with desk.queue() as queue:
+            return _plain({"retried": queue.retry_failed()})
+
     @routes.delete("/api/queue/{number}")
-    def remove(number: int) -> Response:
+    def remove(number: ItemNumber) -> Response:
         with desk.queue() as queue:
             queue.remove(number)
         return Response(status_code=204)
@@ -313,7 +319,8 @@ def _plain(document: Any, status: int = 200) -> Response:
 
 def _bytes(request: Request, data: bytes, kind: str, tag: str, is_newest: bool) -> Response:
     headers = {"ETag": tag, "Cache-Control": _FOREVER if is_newest else _ASK}
-    if tag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
+    known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+    if "*" in known or tag in (one.removeprefix("W/") for one in known):  # RFC 9110, 13.1.2
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=kind, headers=headers)
 

@@ -8,10 +8,13 @@ from typing import Any
 
 from layer_generation.errors import ItemInvalid
 from layer_generation.quadrants import QuadrantStore
-from layer_generation.web.items import GENERATE, MOST_RENDERED, RENDER, NewItem, Quadrant, shown
+from layer_generation.web.items import GENERATE, MOST_RENDERED, RENDER, Item, NewItem, Quadrant, shown
 from layer_generation.web.models import AppConfig
 from layer_generation.web.planning import pictures
 from layer_generation.web.queue import GenerationQueue
+
+_MOST_PLANS = 5
+"""Times that a wish is planned when others queue pictures at the same place meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +53,18 @@ def wish(queue: GenerationQueue, store: QuadrantStore, config: AppConfig, wanted
         known = ", ".join(one.model_id for one in config.models)
         raise ItemInvalid(f"model_id = {wanted.model_id!r}: expected one of {known}")
     chosen = _known(store, wanted.quadrants)
-    active = {
-        quadrant: item.id
-        for item in queue.active()
-        if item.item_type == GENERATE
-        for quadrant in item.quadrants
-    }
+    for _ in range(_MOST_PLANS):
+        queued = _wish(queue, store, model.model_id, chosen, wanted)
+        if queued is not None:
+            return queued
+    raise ItemInvalid(f"{shown(chosen)}: others queue pictures there all the time; try again")
+
+
+def _wish(
+    queue: GenerationQueue, store: QuadrantStore, model_id: str, chosen: Sequence[Quadrant], wanted: Wish
+) -> Queued | None:
+    """Plan and queue; None where others queued something there meanwhile. Raises ItemInvalid."""
+    active = _drawn_by(queue.active())
     generated = {(x, y) for x, y in store.coordinates("generation").tolist()}
     new = [one for one in chosen if one not in active and (wanted.regenerate or one not in generated)]
     if not new:
@@ -64,12 +73,13 @@ def wish(queue: GenerationQueue, store: QuadrantStore, config: AppConfig, wanted
             raise ItemInvalid(f"{shown(busy)}: is in the queue already")
         raise ItemInvalid(f"{shown(chosen)}: has a generation already; delete it, or say `regenerate`")
     planned = pictures(new, generated - set(new) - set(active), set(active))
+    near = {(x + right, y + down) for x, y in new for right in (-1, 0, 1) for down in (-1, 0, 1)}
     ids = queue.add(
         [
             NewItem(
                 item_type=GENERATE,
                 quadrants=one.quadrants,
-                model_id=model.model_id,
+                model_id=model_id,
                 prompt=wanted.prompt,
                 negative_prompt=wanted.negative_prompt,
                 seed=wanted.seed,
@@ -81,13 +91,22 @@ def wish(queue: GenerationQueue, store: QuadrantStore, config: AppConfig, wanted
                 ),
             )
             for one in planned
-        ]
+        ],
+        unless=lambda items: not near.isdisjoint(_drawn_by(items).keys() - active.keys()),
     )
+    if not ids:
+        return None
+    taken = set(new)
     return Queued(
         items=ids,
-        skipped=tuple(one for one in chosen if one not in set(new)),
+        skipped=tuple(one for one in chosen if one not in taken),
         without_context=tuple(f"{shown(one.quadrants)}: {one.reason}" for one in planned if one.reason),
     )
+
+
+def _drawn_by(items: Sequence[Item]) -> dict[Quadrant, int]:
+    """Return the quadrants that items are about to draw, each with the item."""
+    return {one: item.id for item in items if item.item_type == GENERATE for one in item.quadrants}
 
 
 def wish_renders(

@@ -1,0 +1,39 @@
+"""How much faster two workers build than one, in turn in one run."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from encode_floor import write_surface
+from harness import Cost, drop, fusi, place, report
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--side", type=int, default=9000, help="pixels along the surface's side")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with place() as folder:
+        write_surface(folder / "source-store" / "surface" / "surface.tif", options.side)
+        store = ("surface", "--source-store", folder / "source-store", "--output-dir", folder / "output")
+        fusi("scan", *store)
+        rounds = [[_build(folder, workers, store) for workers in (1, 2)] for _ in range(options.rounds)]
+    facts = {
+        "one_s": [one.seconds for one, _ in rounds],
+        "two_s": [two.seconds for _, two in rounds],
+        "peak_uss_mib": max(two.peak_uss_mib for _, two in rounds),
+        "ratio": round(statistics.median(one.seconds / two.seconds for one, two in rounds), 2),
+    }
+    report("scaling", facts)
+
+
+def _build(folder: Path, workers: int, store: tuple[object, ...]) -> Cost:
+    drop(folder / "output" / "sources" / "surface.mbtiles")
+    return fusi("build", *store, "--workers", workers)
+
+
+if __name__ == "__main__":
+    main()
