@@ -87,8 +87,8 @@ def write_surface(path: Path, side: int, seed: int = 1, *, row: int = 0, column:
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="GTiff", width=side, height=side, count=1, dtype="float32", crs="EPSG:32633",
-        transform=from_origin(450000 + 8 * side * column, 5300000 - 8 * side * row, 8, 8), nodata=-9999, tiled=True, blockxsize=512,
-        blockysize=512, compress="deflate", predictor=3,
+        transform=from_origin(450000 + 8 * side * column, 5300000 - 8 * side * row, 8, 8), nodata=-9999,
+        tiled=True, blockxsize=512, blockysize=512, compress="deflate", predictor=3,
     ) as dataset:  # fmt: skip
         dataset.write(heights.astype(np.float32), 1)
 

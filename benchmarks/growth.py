@@ -30,8 +30,8 @@ def main() -> None:
                         write_surface(path, options.side, seed=1 + row * 7 + column, row=row, column=column)
             drop(folder / "output")
             cost = fusi(
-                "build", "surface", "--source-store", folder / "source-store", "--output-dir", folder / "output",
-                "--workers", options.workers,
+                "build", "surface", "--source-store", folder / "source-store", "--output-dir",
+                folder / "output", "--workers", options.workers,
             )  # fmt: skip
             with closing(sqlite3.connect(folder / "output" / "sources" / "surface.mbtiles")) as archive:
                 (tiles,) = archive.execute("SELECT count(*) FROM tiles").fetchone()

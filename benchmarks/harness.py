@@ -1,4 +1,4 @@
-"""What benchmarks share: commands in fresh processes, measured; surfaces; results with facts of the machine."""
+"""What benchmarks share: commands in fresh processes, measured; results with facts of the machine."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def _round(folder: Path, workers: int) -> tuple[Cost, Cost, int]:
     output = folder / "output"
     drop(output)
     ours = fusi(
-        "aggregate", "fine", "coarse", "-o", output / "all.pmtiles", "--source-store", folder / "source-store",
-        "--output-dir", output, "--workers", workers,
+        "aggregate", "fine", "coarse", "-o", output / "all.pmtiles", "--source-store",
+        folder / "source-store", "--output-dir", output, "--workers", workers,
     )  # fmt: skip
     with PMTilesReader(output / "all.pmtiles") as reader:
         tiles = [(z, x, y) for z in reader.counts() for x, y in reader.coordinates(z).tolist()]

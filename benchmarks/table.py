@@ -50,7 +50,7 @@ def table() -> str:
     if not found:
         return "\n".join(lines) + "\n"
     machines = {
-        f"{one['processors']} x {one['processor']}, {one['memory_mib'] / 1024:.0f} GiB, Python {one['python']}"
+        f"{one['processors']} x {one['processor']}, {one['memory_mib'] / 1024:.0f} GiB"
         for one in (facts["machine"] for facts in found.values())
     }
     return "\n".join([*lines, "", f"Measured on {'; '.join(sorted(machines))}."]) + "\n"

@@ -43,8 +43,9 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
     except FusiError as error:
         click.echo(f"fusi: {error}", err=True)
         sys.exit(error.exit_code)
-    except stops:
-        click.echo("fusi: interrupted; the same command goes on where this stopped", err=True)
+    except stops as stop:
+        left = str(stop) if isinstance(stop, Interrupted) else ""
+        click.echo(f"fusi: interrupted; {left or 'the same command goes on where this stopped'}", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()

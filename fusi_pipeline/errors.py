@@ -261,6 +261,7 @@ class AddressUnavailable(FusiError):
 class Interrupted(BaseException):
     """The run was asked to stop (Ctrl-C or SIGTERM); committed work is kept.
 
+    Its message, if any, says what was left instead of that the same command goes on.
     A BaseException, so that no handler of failures takes it for one.
     """
 

@@ -23,7 +23,7 @@ _LEAST_STEP_S = 0.2
 _PRIOR_S = 1.0
 """How long the prediction is believed against what is measured."""
 _STIFFNESS = 0.3
-"""How strongly a kind keeps to the factor of all, as a share of what was done of it."""
+"""How strongly a kind keeps to the factor of all, as a share of what was done of it, by the root of the steps."""
 _MOST_APART = 8.0
 """A kind's factor is at most this many times that of all, or this part of it."""
 
@@ -36,6 +36,7 @@ class _Fit:
     absolute: bool
     """Whether work is in seconds, so that the prediction means something before anything was measured."""
     elapsed_s: float = 0.0
+    steps: int = 0
     done: Vector = field(init=False)
     _squares: npt.NDArray[np.float64] = field(init=False)
     _products: Vector = field(init=False)
@@ -51,6 +52,7 @@ class _Fit:
         if size <= 0:
             return
         self.elapsed_s += seconds
+        self.steps += 1
         self.done += work
         self._squares += np.outer(work, work) / size
         self._products += work * (seconds / size)
@@ -71,7 +73,7 @@ class _Fit:
         common = self.factor
         if self.kinds == 1:
             return np.array([common])
-        stiff = np.diag(_STIFFNESS * self.done + 1e-3 * self.done.sum())
+        stiff = np.diag(_STIFFNESS / self.steps**0.5 * self.done + 1e-3 * self.done.sum())
         solved = np.linalg.solve(self._squares + stiff, self._products + stiff @ np.full(self.kinds, common))
         return np.clip(solved, common / _MOST_APART, common * _MOST_APART)
 

@@ -34,7 +34,7 @@ class PictureFailed(FusiError):
 
     def __init__(self, name: str, error: EndpointError) -> None:
         remedy = (
-            "; start one with `fusi image-api`, or leave out --server"
+            "; start a server with `fusi image-api`, or leave out --server"
             if isinstance(error, EndpointUnreached)
             else ""
         )

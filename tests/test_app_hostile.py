@@ -129,7 +129,7 @@ def test_a_row_with_anything_in_any_column_is_marked_and_stops_nothing(folder: P
         queue.screen(checked(config()))
         rows = queue.listed()[1]
         assert {one.item.status for one in rows[: len(HOSTILE)]} == {"error"}
-        assert all(one.item.error_message and listed_json(one) for one in rows)
+        assert all(one.item.error_message and listed_json(one) for one in rows[:-1])
         assert rows[-1].item.status == "pending"
         item = queue.claim("m0", "w", 60)
         assert item is not None

@@ -364,3 +364,24 @@ def test_an_overview_of_many_pictures_is_made_meanwhile(tmp_path: Path) -> None:
                 assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 90).max() < 4
     finally:
         site.desk.close()
+
+
+def test_numbers_beyond_those_of_sqlite_are_refused_and_tags_are_compared_weakly(
+    desk: Desk, client: httpx.Client
+) -> None:
+    huge = str(2**63)
+    for path in (f"/api/queue/{huge}", f"/api/queue?since={huge}", f"/api/quadrants?since={huge}"):
+        assert client.get(path).status_code in (400, 404)
+    assert client.post(f"/api/queue/{huge}/cancel").status_code in (400, 404)
+    assert client.get(f"/api/queue/{2**63 - 1}").status_code == 404
+    assert Cursor.of("²2.1") is None
+    assert Cursor.of(f"{huge}.1") is None
+    tag = client.get("/tiles/render/0/0/0").headers["etag"]
+    for told in ("*", f"W/{tag}", f'"x", {tag}'):
+        assert client.get("/tiles/render/0/0/0", headers={"If-None-Match": told}).status_code == 304
+    for parameters in ('{"strength": NaN}', '{"strength": 1e999}', '{"words": "\\ud800"}'):
+        body = '{"quadrants": [[0, 0]], "parameters": ' + parameters + "}"
+        answer = client.post("/api/generate", content=body, headers={"Content-Type": "application/json"})
+        assert error_of(answer) == (400, "INVALID_REQUEST")
+    assert client.post("/api/queue/retry-failed", json={}).json() == {"retried": 0}
+    assert {one["paused"] for one in client.get("/api/queue").json()["lanes"]} == {None}

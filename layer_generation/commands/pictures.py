@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 import numpy as np
 
-from fusi_pipeline.errors import UsageError
+from fusi_pipeline.errors import Interrupted, UsageError
 from layer_generation import settings
 from layer_generation.commands import parameters
 from layer_generation.console import print_facts, print_json, run
@@ -72,6 +73,10 @@ def image(
     """Make a picture of PROMPT, or several; Ctrl-C cancels it on the server, too."""
     from layer_generation.picture_making import make_pictures
 
+    _check_texts({
+        "PROMPT": prompt, "--negative": negative, "--sampler": sampler, "--model": model,
+        "--server": server, "--endpoint": endpoint,
+    })  # fmt: skip
     start, mask = _pictures(image_path, mask_path, strength, (width, height))
     wanted = Wanted(
         prompt=prompt, negative_prompt=negative, width=width, height=height, steps=steps,
@@ -83,6 +88,11 @@ def image(
     maker = _maker(server, token_env, endpoint, endpoints, timeout_s)
     try:
         report = run(make_pictures(maker, wanted, output, overwrite=overwrite), interval_s)
+    except Interrupted:
+        asked = not isinstance(maker, BuiltinMaker)
+        raise Interrupted(
+            "what was asked of the server is cancelled" if asked else "no picture was written"
+        ) from None
     finally:
         maker.close()
     if as_json:
@@ -90,6 +100,17 @@ def image(
         return
     for one in report.pictures:
         print_facts([("picture", one.path), ("size", f"{one.width} x {one.height} px"), ("seed", one.seed)])
+
+
+def _check_texts(given: Mapping[str, str | None]) -> None:
+    """Raise UsageError for a text with bytes that are no UTF-8, which a shell hands on as surrogates."""
+    for name, text in given.items():
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{name} is not UTF-8 (character {error.start + 1}); write it in UTF-8"
+            ) from error
 
 
 def _pictures(

@@ -25,7 +25,7 @@ from layer_generation.endpoints.base import (
 )
 from layer_generation.endpoints.exchange import AnswerUnusable, Call
 from layer_generation.endpoints.failures import cleaned
-from layer_generation.endpoints.jobs import FIRST_POLL_S, JobLost, drawn
+from layer_generation.endpoints.jobs import FIRST_POLL_S, JobLost, drawn, id_of
 from layer_generation.endpoints.payload import alpha_mask, first_of, mapping, picture, white_mask
 from layer_generation.errors import EndpointInvalid
 from layer_generation.layer_config import EndpointConfig
@@ -164,10 +164,7 @@ class _Watch:
         errors = document.get("node_errors")
         if errors:
             raise EndpointPermanent(f"refuses the workflow ({cleaned(json.dumps(errors))})")
-        job = document.get("prompt_id")
-        if not isinstance(job, str) or not job:
-            raise AnswerUnusable("answers without the id of a job")
-        return job
+        return id_of(document.get("prompt_id"))
 
     def poll(self, call: Call, job: str) -> EditResult | EndpointError | None:
         """Return the picture, why there is none, or None while it is under way. Raises JobLost."""
@@ -190,8 +187,11 @@ class _Watch:
             )
         query = {key: str(image.get(key) or "") for key in ("filename", "subfolder")}
         query["type"] = str(image.get("type") or "output")
-        data = call.get(self._server.at("/view").copy_merge_params(query)).body
-        return EditResult(image=picture(data), seed=self._seed)
+        try:
+            address = self._server.at("/view").copy_merge_params(query)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise AnswerUnusable("the workflow's picture has a name that is no part of an address") from error
+        return EditResult(image=picture(call.get(address).body), seed=self._seed)
 
     def cancel(self, call: Call, job: str) -> None:
         """Take the job out of the queue, or interrupt it where it runs."""

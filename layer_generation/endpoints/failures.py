@@ -65,7 +65,8 @@ def failure(
         return EndpointUnavailable(f"{_UNAVAILABLE[status]} ({message})")
     wait_s = retry_after_s(headers, now)
     if status in _BUSY:
-        return EndpointBusy(f"is busy ({message})", wait_s)
+        asks = f", and asks to wait {_seconds(wait_s)} s" if wait_s else ""
+        return EndpointBusy(f"is busy ({message}){asks}", wait_s)
     if status in _PASSING or (status >= 500 and status not in _NEVER):
         return EndpointRetryable(f"fails ({message})", wait_s)
     return EndpointPermanent(f"refuses the request ({message})")
@@ -90,6 +91,11 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+
+
+def _seconds(value: float) -> str:
+    """Return a wait as a person reads it: whole seconds, or less than ten with one decimal."""
+    return f"{value:.0f}" if value >= 10 else f"{max(value, 0.1):.1f}".removesuffix(".0")
 
 
 def _number(text: str) -> float | None:

@@ -14,7 +14,7 @@ import httpx
 from layer_generation.endpoints.base import EndpointBusy, EndpointError, EndpointRetryable, Pixels
 from layer_generation.endpoints.exchange import AnswerUnusable, Call, Server
 from layer_generation.endpoints.failures import cleaned
-from layer_generation.endpoints.jobs import JobLost, ended
+from layer_generation.endpoints.jobs import JobLost, ended, id_of
 from layer_generation.endpoints.payload import base64_picture, mapping
 
 ROUTE = "/v1/images/generations"
@@ -62,13 +62,10 @@ class Generations:
         """How many jobs the server has taken."""
 
     def submit(self, call: Call, request: Mapping[str, Any]) -> str:
-        """Begin pictures; return the id."""
+        """Begin pictures; return the id. Raises AnswerUnusable where it is none."""
         answer = call.post(self._server.at(ROUTE, ROUTE), fields=request)
         self.submitted += 1
-        job = answer.json().get("id")
-        if not isinstance(job, str) or not job:
-            raise AnswerUnusable("answers without an id")
-        return job
+        return id_of(answer.json().get("id"))
 
     def poll(self, call: Call, job: str) -> tuple[Drawing, ...] | EndpointError | None:
         """Return the pictures, why there are none, or None while they are drawn. Raises JobLost."""

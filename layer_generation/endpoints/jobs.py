@@ -11,6 +11,7 @@ from layer_generation.endpoints.base import (
     EndpointError,
     EndpointPermanent,
     EndpointRetryable,
+    EndpointUnreached,
     Stop,
 )
 from layer_generation.endpoints.exchange import AnswerUnusable, Call, Server
@@ -35,6 +36,7 @@ _UNKNOWN = 2
 _SUBMIT_S = 3.0
 """So long a caller who wants to stop waits for the id of a job, without which it cannot be cancelled."""
 _CANCEL_S = 3.0
+_LONGEST_ID = 200
 _NEVER = ("INVALID_REQUEST", "invalid_request", "invalid_parameter", "content_policy_violation")
 """Codes of jobs that would fail again."""
 
@@ -87,18 +89,18 @@ class Jobs(Protocol[Asked, Found]):
 def drawn(server: Server, jobs: Jobs[Request, Result], request: Request, stop: Stop, poll_s: float) -> Result:
     """Return the picture of a job; one that the server lost is submitted once more.
 
-    A job that is not waited for any more (stop, time over, no answers) is cancelled.
+    A job that is not waited for any more (stop, time over, no usable answers, lost) is cancelled.
     """
     call = server.call(stop)
     for _ in range(2):
         job = jobs.submit(call.stopped_by(_Reluctant(stop, _SUBMIT_S)), request)
         try:
             found = _awaited(call, jobs, job, poll_s)
-        except JobLost:
+        except JobLost:  # to this client; whoever answered may not be who draws
+            _cancel(server, jobs, job)
             continue
         except BaseException:
-            with contextlib.suppress(EndpointError):
-                jobs.cancel(server.call(threading.Event(), _CANCEL_S), job)
+            _cancel(server, jobs, job)
             raise
         if isinstance(found, EndpointError):
             raise found
@@ -106,8 +108,18 @@ def drawn(server: Server, jobs: Jobs[Request, Result], request: Request, stop: S
     raise EndpointRetryable("lost the job, and another one after it")
 
 
+def _cancel(server: Server, jobs: Jobs[Request, Result], job: str) -> None:
+    """Ask the server to stop drawing, if it still hears; whatever ended the wait is told, not this."""
+    with contextlib.suppress(EndpointError):
+        jobs.cancel(server.call(threading.Event(), _CANCEL_S), job)
+
+
 def _awaited(call: Call, jobs: Jobs[Request, Result], job: str, poll_s: float) -> Result | EndpointError:
-    """Ask for a job until it ended. A question that fails is asked again, since the job may well go on."""
+    """Ask for a job until it ended. A question that fails is asked again, since the job may well go on.
+
+    Returns the picture, or why the server ended the job without one. Raises JobLost and EndpointError
+    where the job is given up and may be under way.
+    """
     failures = unusable = unknown = 0
     wait_s = poll_s
     while True:
@@ -125,14 +137,34 @@ def _awaited(call: Call, jobs: Jobs[Request, Result], job: str, poll_s: float) -
             found = None
             failures += 1
             unusable += isinstance(error, AnswerUnusable)
-            if unusable >= _UNUSABLE:
-                return error
-            if failures >= _FAILURES:
+            if failures >= _FAILURES and isinstance(error, EndpointUnreached):
+                said = f"{error}; a picture was under way there and may be lost"
+                raise EndpointUnreached(said, error.retry_after_s) from error
+            if unusable >= _UNUSABLE or failures >= _FAILURES:
                 raise
             asked_s = min(error.retry_after_s or 0.0, _LONGEST_ASKED_S)
         if found is not None:
             return found
         wait_s = max(min(wait_s * _POLL_GROWTH, _LONGEST_POLL_S), asked_s)
+
+
+def id_of(stated: object) -> str:
+    """Return the id of a job as a server states it, which becomes part of an address.
+
+    Raises AnswerUnusable unless it is 1..200 printable ASCII characters without `/`, `?` and `#`.
+    """
+    if not isinstance(stated, str) or not stated:
+        raise AnswerUnusable("answers without the id of a job")
+    if len(stated) > _LONGEST_ID:
+        raise AnswerUnusable(
+            f"answers with a job's id of {len(stated)} characters; at most {_LONGEST_ID} are taken"
+        )
+    if stated in (".", "..") or not all(" " <= one <= "~" and one not in "/?#" for one in stated):
+        raise AnswerUnusable(
+            f"answers with a job's id that is no part of an address ({cleaned(ascii(stated))}); "
+            "expected printable ASCII without / ? #"
+        )
+    return stated
 
 
 def ended(status: str, error: object) -> EndpointError:

@@ -55,8 +55,15 @@ class OpenAI(Adapter):
         if isinstance(entry, dict) and entry.get("b64_json"):
             return EditResult(image=base64_picture(entry["b64_json"]))
         if isinstance(entry, dict) and isinstance(entry.get("url"), str) and entry["url"]:
-            return EditResult(image=_fetched(call, self._server.url.join(entry["url"])))
+            return EditResult(image=_fetched(call, self._joined(entry["url"])))
         raise AnswerUnusable(answer.text_only())
+
+    def _joined(self, stated: str) -> httpx.URL:
+        """Return the address of a picture as an answer states it. Raises AnswerUnusable."""
+        try:
+            return self._server.url.join(stated)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise AnswerUnusable("answers with a picture's address that is none") from error
 
     def _address(self, route: str) -> httpx.URL:
         """Return the address of a route of a url that ends before or after `/v1`, or with the route."""

@@ -9,8 +9,8 @@ import httpx
 
 from layer_generation.endpoints.adapter import Adapter, merged, stated
 from layer_generation.endpoints.base import EditRequest, EditResult, EndpointError, Stop
-from layer_generation.endpoints.exchange import AnswerUnusable, Call
-from layer_generation.endpoints.jobs import FIRST_POLL_S, JobLost, drawn, ended
+from layer_generation.endpoints.exchange import Call
+from layer_generation.endpoints.jobs import FIRST_POLL_S, JobLost, drawn, ended, id_of
 from layer_generation.endpoints.payload import (
     base64_picture,
     base64_png,
@@ -53,10 +53,7 @@ class SdCpp(Adapter):
             ),
         )
         answer = call.post(self._server.at(_ROUTE, _ROUTE), fields=merged(fields, self._extra(request)))
-        job = answer.json().get("id")
-        if not isinstance(job, str) or not job:
-            raise AnswerUnusable("answers without the id of a job")
-        return job
+        return id_of(answer.json().get("id"))
 
     def poll(self, call: Call, job: str) -> EditResult | EndpointError | None:
         """Return the picture, why there is none, or None while it is under way. Raises JobLost."""

@@ -65,7 +65,8 @@ function showSelection() {
         : "Click quadrants, up to four; Shift and drag for a rectangle.";
   at("chosen").textContent = words;
   const rendered = places.every(([x, y]) => has(x, y, "render"));
-  at("generate").disabled = !places.length || !state.facts.generates;
+  at("generate").disabled = isPlanning || !places.length || !state.facts.generates;
+  at("generate").textContent = isPlanning ? "planning…" : "Generate";
   at("render").disabled = !places.length || state.facts.renderer.kind === "none";
   at("render").title = state.facts.renderer.reason || "R";
   at("generate").title = rendered ? "G" : "Some have no render yet; render first (G)";
@@ -73,6 +74,9 @@ function showSelection() {
 }
 
 // What a person does
+
+const MOST_UNASKED = 100; // quadrants
+let isPlanning = false;
 
 const wishBody = () => ({
   ...chosenBody(),
@@ -85,15 +89,29 @@ const wishBody = () => ({
 
 async function generate() {
   const places = selection();
+  if (isPlanning) return;
   if (!places.length) return says("Select quadrants first.", "bad");
-  const queued = await attempt(() => post("/api/generate", wishBody()));
-  if (!queued) return;
+  const body = wishBody();
+  isPlanning = true;
+  showSelection();
+  try {
+    if (places.length > MOST_UNASKED && !(await ask(`Queue pictures for ${places.length} quadrants?`, "Generate"))) return;
+    const queued = await attempt(() => post("/api/generate", body));
+    if (queued) wasQueued(queued);
+  } finally {
+    isPlanning = false;
+    showSelection();
+  }
+}
+
+function wasQueued(queued) {
   takeItems(queued.items);
   showQueue();
   const skipped = queued.skipped.length ? `; ${queued.skipped.length} were left as they are` : "";
   says(`${queued.calls} ${queued.calls === 1 ? "picture" : "pictures"} queued${skipped}.`);
   if (queued.without_context.length) says(`${queued.without_context.length} of them cannot be shown enough of their neighbours; a seam is likely there.`);
   clearSelection();
+  if (state.layer === "render") showLayer("generation");
 }
 
 async function render() {
@@ -191,6 +209,7 @@ const actions = {
   clearPending: async () => {
     if (await ask("Cancel everything that waits?", "Cancel all")) await attempt(() => post("/api/queue/clear", {}));
   },
+  retryFailed: () => attempt(() => post("/api/queue/retry-failed", {})),
   clearFinished: () => attempt(() => post("/api/queue/clear", { finished: true })),
 };
 const run = (name, ...values) => actions[name]?.(...values);

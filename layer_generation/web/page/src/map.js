@@ -22,11 +22,11 @@ export const map = L.map("map", {
 
 // Tiles
 
-const anyIn = (level, x, y) => {
+const anyIn = (level, x, y, layer) => {
   if (level > 4) return true;
   const side = 2 ** level;
   for (let row = y * side; row < (y + 1) * side; row++)
-    for (let column = x * side; column < (x + 1) * side; column++) if (has(column, row)) return true;
+    for (let column = x * side; column < (x + 1) * side; column++) if (has(column, row, layer)) return true;
   return false;
 };
 
@@ -47,11 +47,11 @@ const Tiles = L.GridLayer.extend({
     tile.asking?.abort();
     const asking = (tile.asking = new AbortController());
     await null; // Leaflet knows the tile only when createTile has returned
-    if (!anyIn(level, x, y)) {
+    const layer = this.options.layerAt(level, x, y);
+    if (!layer || !anyIn(level, x, y, layer)) {
       this.show(tile, null);
       return done(null, tile);
     }
-    const layer = state.layer;
     try {
       for (;;) {
         const answer = await fetch(`/tiles/${encodeURIComponent(layer)}/${level}/${x}/${y}`, { signal: asking.signal });
@@ -91,7 +91,7 @@ const Tiles = L.GridLayer.extend({
   },
 });
 
-export const tiles = new Tiles({
+const options = {
   tileSize: 512,
   minNativeZoom: -3,
   maxNativeZoom: FULL,
@@ -99,11 +99,26 @@ export const tiles = new Tiles({
   maxZoom: 11,
   updateWhenZooming: false,
   keepBuffer: 1,
+};
+const shown = new Tiles({ ...options, zIndex: 2, layerAt: () => state.layer });
+// Where a generation is missing, its render is seen dimly.
+const beneath = new Tiles({
+  ...options,
+  zIndex: 1,
+  opacity: 0.45,
+  className: "beneath",
+  layerAt: (level, x, y) => (state.layer !== "generation" || (level === 0 && has(x, y, "generation")) ? null : "render"),
 });
-tiles.on("tileunload", ({ tile }) => {
-  tile.asking?.abort();
-  if (tile.src.startsWith("blob:")) URL.revokeObjectURL(tile.src);
-});
+for (const layer of [shown, beneath]) {
+  layer.on("tileunload", ({ tile }) => {
+    tile.asking?.abort();
+    if (tile.src.startsWith("blob:")) URL.revokeObjectURL(tile.src);
+  });
+}
+export const tiles = {
+  reload: () => [beneath, shown].forEach((layer) => layer.reload()),
+  refresh: (names) => [beneath, shown].forEach((layer) => layer.refresh(names)),
+};
 
 // What lies over it
 
@@ -403,7 +418,8 @@ export function begin() {
   else showBounds(bounds);
   const margin = Math.max(8, bounds[2] - bounds[0], bounds[3] - bounds[1]);
   map.setMaxBounds([[bounds[1] - margin, bounds[0] - margin], [bounds[3] + margin, bounds[2] + margin]]);
-  tiles.addTo(map);
+  beneath.addTo(map);
+  shown.addTo(map);
   new ResizeObserver(() => map.invalidateSize({ animate: false })).observe(map.getContainer());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   on("selection", redraw);

@@ -1,11 +1,13 @@
 // The queue: what is made, what waits and for what, what failed and why.
-import { post, remove } from "./api.js";
+import { get, post, remove } from "./api.js";
 import { has, on, state } from "./state.js";
 import { goTo } from "./map.js";
 import { attempt, element, says } from "./page.js";
 
 const list = document.getElementById("items");
-const ORDER = { processing: 0, pending: 1, error: 2, cancelled: 3, complete: 3 };
+const ORDER = { processing: 0, pending: 1, error: 2, held: 3, cancelled: 4, complete: 4 };
+const orderOf = (item) => ORDER[item.held ? "held" : item.status];
+const isActive = (item) => item.status === "processing" || item.status === "pending";
 const MOST = 200;
 const rows = new Map();
 
@@ -28,7 +30,7 @@ function status(item) {
     return percentage == null ? stage : `${stage} ${Math.round(percentage)} %`;
   }
   if (item.status === "pending") {
-    if (item.held) return `held: item ${item.waits_for.join(", ")} is not complete`;
+    if (item.held) return `held: item ${item.held.id} ${item.held.status === "error" ? "failed" : `was ${item.held.status}`}`;
     const after = item.waits_for.length ? `, after ${item.waits_for.join(", ")}` : "";
     const again = item.error_message ? ` · ${item.error_message}` : "";
     return `waits${item.position ? ` at ${item.position}` : ""}${after}${again}`;
@@ -79,11 +81,55 @@ function row(item) {
 
 const progressOf = (item) => (item.progress?.percentage == null ? {} : { max: 100, value: item.progress.percentage });
 
-export function showQueue() {
-  const items = [...state.items.values()].sort(
-    (one, other) => ORDER[one.status] - ORDER[other.status] || (ORDER[one.status] < 2 ? one.id - other.id : other.completed_at - one.completed_at || other.id - one.id),
+// An item of the server with what follows from the others: its place among those that wait in its lane,
+// and the failed or cancelled item that holds it back, whichever number of items lie between.
+function placedItems() {
+  const waiting = new Map();
+  const holders = new Map();
+  const holder = (id) => {
+    const item = state.items.get(id);
+    if (!item || item.status === "complete") return null;
+    if (item.status === "error" || item.status === "cancelled") return { id, status: item.status };
+    if (!holders.has(id)) {
+      holders.set(id, null);
+      holders.set(id, item.waits_for.map(holder).find(Boolean) ?? null);
+    }
+    return holders.get(id);
+  };
+  return [...state.items.values()]
+    .sort((one, other) => one.id - other.id)
+    .map((item) => {
+      if (item.status !== "pending") return { ...item, held: null };
+      const lane = item.item_type === "render" ? "render" : (item.model_id ?? "");
+      const position = (waiting.get(lane) ?? 0) + 1;
+      waiting.set(lane, position);
+      return { ...item, position, held: holder(item.id) };
+    });
+}
+
+// Why lanes rest, a line each. Asked again while one does: a rest ends without any item changing.
+let asked = 0;
+function showLanes(lanes) {
+  const resting = lanes.filter(({ paused }) => paused);
+  document.getElementById("resting").replaceChildren(
+    ...resting.map(({ name, paused }) => element("p", { className: "warning", textContent: `${name} rests: ${paused}` })),
   );
-  const active = items.filter((item) => ORDER[item.status] < 2);
+  clearTimeout(asked);
+  if (resting.length) asked = setTimeout(lookAtLanes, 3000);
+}
+async function lookAtLanes() {
+  const newest = Number.MAX_SAFE_INTEGER; // of the items nothing, of the lanes all
+  const known = await get(`/api/queue?since=${newest}`).catch(() => null);
+  if (known) showLanes(known.lanes);
+}
+
+export function showQueue() {
+  const items = placedItems().sort(
+    (one, other) => orderOf(one) - orderOf(other) || (isActive(one) ? one.id - other.id : other.completed_at - one.completed_at || other.id - one.id),
+  );
+  const active = items.filter(isActive);
+  clearTimeout(asked);
+  asked = setTimeout(lookAtLanes, 300);
   const nodes = items.slice(0, MOST).map(row);
   const focused = document.activeElement?.closest?.("#items li")?.dataset.id;
   if (nodes.length !== list.children.length || nodes.some((node, number) => node !== list.children[number])) list.replaceChildren(...nodes);
@@ -94,6 +140,7 @@ export function showQueue() {
   document.getElementById("idle").hidden = items.length > 0;
   document.getElementById("clearPending").hidden = !active.some((item) => item.status === "pending");
   document.getElementById("clearFinished").hidden = items.length === active.length;
+  document.getElementById("retryFailed").hidden = failed === 0;
   document.title = `${active.length ? `(${active.length}) ` : ""}${state.facts.map.name} · fusi`;
   document.body.classList.toggle("failed", failed > 0);
 }
