@@ -40,7 +40,7 @@ _LEAST_FREE_MIB = 10 * 1024
 _LEAST_FILES = 256
 _GOOD_FILES = 1024
 _PROBE_BYTES = 32 << 20
-_NETWORK = ("nfs", "cifs", "smb", "afp", "9p", "webdav", "davfs", "sshfs", "fuse.rclone", "glusterfs", "ceph")
+_NETWORK = ("nfs", "cifs", "smb", "afp", "9p", "webdav", "davfs", "sshfs", "rclone", "glusterfs", "ceph")
 _PLUGGED = ("/Volumes/", "/media/", "/run/media/", "/mnt/usb")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 _GEOIDS = {"EGM2008": "us_nga_egm08_25.tif", "EGM96": "us_nga_egm96_15.tif"}
@@ -128,9 +128,7 @@ def _gdal(_: Settings) -> Iterator[Finding]:
 
 
 def _proj(_: Settings) -> Iterator[Finding]:
-    folders = [Path(folder) for folder in get_data_dir().split(os.pathsep)] + [
-        Path(get_user_data_dir())
-    ]
+    folders = [Path(folder) for folder in get_data_dir().split(os.pathsep)] + [Path(get_user_data_dir())]
     found = any((folder / "proj.db").is_file() for folder in folders)
     yield Finding(
         name="PROJ",
@@ -339,7 +337,7 @@ def _filesystem(folder: Path) -> str:
     for partition in psutil.disk_partitions(all=True):
         mount = partition.mountpoint
         if folder.is_relative_to(mount) and len(mount) >= len(best):
-            best, kind = mount, partition.fstype.lower()
+            best, kind = mount, partition.fstype.lower().removeprefix("fuse.")
     return kind
 
 

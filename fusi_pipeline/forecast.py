@@ -23,7 +23,7 @@ _LEAST_STEP_S = 0.2
 _PRIOR_S = 1.0
 """How long the prediction is believed against what is measured."""
 _STIFFNESS = 0.3
-"""How strongly a kind keeps to the factor of all, as a share of what was done of it, by the root of the steps."""
+"""How strongly a kind keeps to the factor of all, as a share of what was done of it, less with time."""
 _MOST_APART = 8.0
 """A kind's factor is at most this many times that of all, or this part of it."""
 

@@ -80,6 +80,9 @@ class ProcessTree:
             try:
                 with process.oneshot():
                     self._known[process] = _spent(process)
+                    if process.status() == psutil.STATUS_ZOMBIE:
+                        gone.add(process)
+                        continue
                     threads += process.num_threads()
                     rss = process.memory_info().rss
                     resident += rss

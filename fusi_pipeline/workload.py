@@ -125,7 +125,7 @@ def merge_ahead(plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, 
     """Return what merging and packing what will be built of sources will take.
 
     Looks at the blocks of each source: where the first source that has anything
-    there has all of it, its tiles are copied. A block counts for the finest source.
+    there has all of it, its tiles are copied. Ground counts for the finest source.
     """
     areas = [np.minimum(_covered(plan, index)[0], 1.0) for plan, index in plans]
     fineness = [(plan.maxzoom, -number) for number, (plan, _) in enumerate(plans)]
@@ -136,7 +136,8 @@ def merge_ahead(plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, 
         )
         there = shares > 0
         finer = [one > fineness[number] for one in fineness]
-        tiles = np.where(there[finer].any(axis=0), 0.0, areas[number]) * (_tiles_of_block(plan) + 1 / 3)
+        rest = np.maximum(areas[number] - shares[finer].max(axis=0, initial=0.0), 0.0)
+        tiles = rest * (_tiles_of_block(plan) + 1 / 3)
         first = np.take_along_axis(shares, there.argmax(axis=0)[None], axis=0)[0]
         merged = first < _WHOLE
         shared += float(tiles[merged].sum())

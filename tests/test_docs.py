@@ -20,8 +20,10 @@ from fusi_pipeline.aggregate import AggregateReport
 from fusi_pipeline.at import PlaceReport
 from fusi_pipeline.build import BuildReport
 from fusi_pipeline.coverage import CoverageReport
+from fusi_pipeline.doctor import DoctorReport
 from fusi_pipeline.inspect_fill import FillReport
 from fusi_pipeline.merge import MODES
+from fusi_pipeline.monitor_report import MonitorReport
 from fusi_pipeline.pack import PackReport
 from fusi_pipeline.plan import Estimate
 from fusi_pipeline.publish import MergeReport
@@ -79,6 +81,8 @@ REPORTS = {
     "convert": AggregateReport,
     "pack": PackReport,
     "verify": VerifyReport,
+    "monitor": MonitorReport,
+    "doctor": DoctorReport,
     "at": PlaceReport,
     "coverage": CoverageReport,
     "inspect-fill": FillReport,
@@ -227,7 +231,9 @@ def test_every_choice_is_documented(choices: tuple[str, ...]) -> None:
 def test_the_keys_of_reports_are_documented(name: str) -> None:
     lines = sections(REFERENCE)["json-reports"].splitlines()
     (row,) = (line for line in lines if line.startswith(f"| `fusi {name}` "))
-    keys = {field.name for field in fields(REPORTS[name])} | ({"sound"} if name == "verify" else set())
+    keys = {field.name for field in fields(REPORTS[name])} | (
+        {"sound"} if name in ("verify", "doctor") else set()
+    )
     assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == keys
 
 

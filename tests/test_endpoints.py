@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from layer_generation.endpoints import exchange, failures
@@ -512,6 +513,46 @@ def test_a_job_that_cannot_be_asked_for_is_cancelled(server: ImageServer, protoc
     assert isinstance(failing(server.config(protocol)), EndpointRetryable)
     assert server.cancelled == ["job-1"] or protocol == "comfyui"
     assert len(server.cancelled) == 1
+
+
+@pytest.mark.parametrize("protocol", JOBS)
+@pytest.mark.parametrize("job", ["x" * 100_000, "a\nb", "a/b", "a#b", "\u00e9", "\ud800", ".."])
+def test_an_id_that_fits_no_address_is_a_typed_error(protocol: str, job: str) -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(201, content=json.dumps({"id": job, "prompt_id": job, "name": "a.png"}))
+
+    params = {"workflow": WORKFLOW, "nodes": NODES} if protocol == "comfyui" else {}
+    config = EndpointConfig(name="a", url="http://a.example/", protocol=protocol, params=params)
+    endpoint = open_endpoint(config, {}, transport=httpx.MockTransport(reply))
+    with pytest.raises(EndpointRetryable, match="answers with a job's id"):
+        endpoint.edit(asked(4, 4), NEVER)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="/?#"), min_size=1))
+def test_any_other_id_is_asked_for_as_it_is(job: str) -> None:
+    assume(job not in (".", ".."))
+    paths: list[bytes] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path)
+        return httpx.Response(200, json={"id": job, "status": "cancelled"})
+
+    config = EndpointConfig(name="a", url="http://a.example/", protocol="fusi", params={"poll_s": 0.0001})
+    endpoint = open_endpoint(config, {}, transport=httpx.MockTransport(reply))
+    with pytest.raises(EndpointError, match="was cancelled"):
+        endpoint.edit(asked(4, 4), NEVER)
+    assert unquote(paths[-1].decode().rpartition("/")[2]) == job
+
+
+@pytest.mark.parametrize("address", ["http://a.example:port/", "x" * 100_000, "\ud800"])
+def test_an_address_of_a_picture_that_is_none_is_a_typed_error(address: str) -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=json.dumps({"data": [{"url": address}]}))
+
+    config = EndpointConfig(name="a", url="http://a.example/", protocol="openai")
+    endpoint = open_endpoint(config, {}, transport=httpx.MockTransport(reply))
+    with pytest.raises(EndpointRetryable, match="address"):
+        endpoint.edit(asked(4, 4), NEVER)
 
 
 @pytest.mark.parametrize("protocol", JOBS)

@@ -190,6 +190,7 @@ def test_ctrl_c_cancels_on_the_server(
         answer = fusi("slow a", "--server", one.url, "-o", tmp_path / "out.png", *SMALL[:4], "--steps", 150)
         thread.join()
         assert answer.code == 130, answer.err
+        assert answer.said[-1] == "fusi: interrupted; what was asked of the server is cancelled"
         _until(lambda: not one.client.get("/health").json()["busy"])
         assert not list(tmp_path.iterdir())
 
@@ -468,8 +469,87 @@ def test_a_post_without_an_id_is_not_sent_again(
 ) -> None:
     liar.accepts = (201, {}, {"status": "pending"})
     answer = fusi("a", "--server", liar.url, "-o", tmp_path / "o.png", *SMALL)
-    assert "answers without an id" in answer.err
+    assert "answers without the id of a job" in answer.err
     assert liar.posts == 1
+
+
+@pytest.mark.parametrize("job", ["x" * 100_000, "a\n\x00b", "../x", "a?b", "..", "\ud800"])
+def test_an_id_that_fits_no_address_is_told(
+    liar: Liar, fusi: Callable[..., Answer], tmp_path: Path, job: str
+) -> None:
+    liar.accepts = (201, {}, {"id": job, "status": "pending"})
+    answer = fusi("a", "--server", liar.url, "-o", tmp_path / "o.png", *SMALL)
+    assert answer.code == 1
+    assert "answers with a job's id" in answer.said[-1]
+    assert len(answer.said[-1]) < 500
+    assert (liar.posts, liar.asked) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "told", [LIES["no status"][0], LIES["no json"][0], LIES["failing for ever"][0], LIES["a key refused"][0],
+             (404, {})]
+)  # fmt: skip
+def test_a_job_that_is_given_up_is_cancelled(
+    liar: Liar, fusi: Callable[..., Answer], tmp_path: Path, told: tuple[int, Any]
+) -> None:
+    liar.polls = [under_way(), told]
+    assert fusi("a", "--server", liar.url, "-o", tmp_path / "o.png", *SMALL).code == 1
+    assert liar.cancelled == liar.posts, "each job that was begun"
+
+
+def test_a_server_that_asks_for_too_long_a_wait_is_quoted(
+    liar: Liar, fusi: Callable[..., Answer], tmp_path: Path
+) -> None:
+    liar.accepts = (503, {"Retry-After": "99999"}, {"error": {"message": "no", "code": "X"}})
+    answer = fusi("a", "--server", liar.url, "-o", tmp_path / "o.png", *SMALL, "--timeout", 1)
+    assert answer.code == 1
+    assert "asks to wait 99999 s" in answer.said[-1]
+    assert liar.posts == 1
+
+
+def test_a_server_that_is_killed_while_it_draws_may_have_lost_a_picture() -> None:
+    import httpx
+
+    from layer_generation.endpoints.base import EndpointUnreached
+    from layer_generation.endpoints.fusi import Fusi
+    from layer_generation.layer_config import EndpointConfig
+    from layer_generation.picture_makers import ServerMaker, Wanted
+    from layer_generation.picture_making import PictureFailed
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(201, json={"id": "x"})
+        raise httpx.ConnectError("Connection refused", request=request)
+
+    config = EndpointConfig(name="a", url="http://a.example/", protocol="fusi", params={"poll_s": 0.001})
+    maker = ServerMaker(Fusi(config, transport=httpx.MockTransport(reply)), 9.0)
+    with pytest.raises(EndpointUnreached, match="a picture was under way there and may be lost") as caught:
+        maker.make(Wanted(prompt="a"), threading.Event(), lambda told: None)
+    assert "lost; start a server with" in str(PictureFailed("a", caught.value))
+
+
+@pytest.mark.parametrize("server", ["builtin", "http://127.0.0.1:9"])
+@pytest.mark.parametrize("option", ["PROMPT", "--negative", "--sampler", "--model"])
+def test_a_text_that_is_not_utf8_is_named(
+    fusi: Callable[..., Answer], tmp_path: Path, server: str, option: str
+) -> None:
+    bad = os.fsdecode(b"caf\xe9")
+    words = (bad,) if option == "PROMPT" else ("a", option, bad)
+    answer = fusi(*words, "--server", server, "-o", tmp_path / "o.png", *SMALL)
+    assert answer.code == 2
+    assert answer.said == [f"fusi: {option} is not UTF-8 (character 4); write it in UTF-8"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_server_an_interruption_promises_nothing(
+    fusi: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("layer_generation.picture_makers.BuiltinMaker.make", interrupted)
+    answer = fusi("a", "-o", tmp_path / "o.png", *SMALL)
+    assert (answer.code, answer.said[-1]) == (130, "fusi: interrupted; no picture was written")
 
 
 def test_no_server_says_how_to_start_one(fusi: Callable[..., Answer], tmp_path: Path) -> None:
