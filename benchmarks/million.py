@@ -1,20 +1,20 @@
 """A million small tiles through MBTiles, pack and verify: time, memory, and what each tile takes.
 
-The ratio is the packing by a copy of the same bytes to the disk.
+The ratio is the CPU for a tile of the converter of the `pmtiles` package, on the
+same tiles in the same run, by that of `fusi pack`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
-from harness import fusi, place, report
+from harness import drop, fusi, place, report
 from packing import write_archive
+from pmtiles.convert import mbtiles_to_pmtiles
 
 from fusi_pipeline.integrity import check_seal
-from fusi_pipeline.tiles.files import sync
 from fusi_pipeline.tiles.pmtiles import PMTilesReader
 from fusi_pipeline.tiles.structure import problems
 
@@ -30,11 +30,8 @@ def main() -> None:
         started = time.monotonic()
         write_archive(source, options.tiles, options.bytes)
         written_s = time.monotonic() - started
+        package_s = _by_package(source, folder / "part.pmtiles") / options.tiles
         pack = fusi("pack", source, packed)
-        started = time.monotonic()
-        shutil.copyfile(packed, folder / "copied.pmtiles")
-        sync(folder / "copied.pmtiles")
-        copy_s = time.monotonic() - started
         shown = fusi("show", packed)
         check = _checked(packed)
         size = packed.stat().st_size
@@ -43,13 +40,22 @@ def main() -> None:
         "bytes": size,
         "mbtiles_s": round(written_s, 1),
         "pack_s": pack.seconds,
-        "copy_s": round(copy_s, 2),
         "show_s": shown.seconds,
         "verify_s": round(check, 1),
         "pack_us_per_tile": round(1e6 * pack.cpu_s / options.tiles, 1),
+        "package_us_per_tile": round(1e6 * package_s, 1),
         "pack_peak_uss_mib": pack.peak_uss_mib,
     }
-    report("million", {**facts, "ratio": round(pack.seconds / max(copy_s, 0.01), 1)})
+    report("million", {**facts, "ratio": round(package_s * options.tiles / pack.cpu_s, 1)})
+
+
+def _by_package(source: Path, packed: Path) -> float:
+    """Return the CPU seconds that the `pmtiles` package takes to pack an archive."""
+    started = time.process_time()
+    mbtiles_to_pmtiles(str(source), str(packed), None)
+    taken = time.process_time() - started
+    drop(packed)
+    return taken
 
 
 def _checked(packed: Path) -> float:

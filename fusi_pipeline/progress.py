@@ -7,7 +7,7 @@ line, a test counts. What is left of the time is for `forecast` to say.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -46,9 +46,9 @@ class Progress:
     """A line for a person, of something that happened or that the run waits for; no new figures then."""
     tiles: int = 0
     """Tiles finished so far, where `unit` counts something else."""
-    work: Work | None = None
+    work: Work | None = field(default=None, compare=False)
     """Where units differ in what they take: how much of it is done."""
-    ahead: Ahead = ()
+    ahead: Ahead = field(default=(), compare=False)
     """What comes after this stage, as far as that is known."""
 
     @property

@@ -52,7 +52,7 @@ BOUNDS_COLUMNS = ("filename", "left", "bottom", "right", "top", "width", "height
 _TASKS_PER_WORKER = 4
 _COMMIT_INTERVAL_S = 1.0
 _RESOLUTIONS_DIFFER = 8.0
-_BYTE_S = 1e-8
+_BYTE_S = 1.7e-8
 """Of a byte of a file that is read through."""
 
 Outcome = SourceFile | BrokenFile
@@ -209,7 +209,7 @@ class Seen:
     """What a scan under way knows of a source."""
 
     share: float
-    """Of the bytes of its files that were looked at."""
+    """Of its files that were looked at: the mean of their share in number and in bytes."""
     bytes: int
     """Of all of them."""
     base_tiles: float
@@ -244,6 +244,7 @@ class _Tally:
     def seen(self) -> Seen:
         """What is known so far."""
         share = (self.bytes_read + self.bytes_known) / max(self.bytes, 1)
+        share = (share + self.count / len(self.names)) / 2
         tile_m2 = (grid.TILE_SIZE_PX * grid.resolution_m(self._maxzoom)) ** 2
         return Seen(share, self.bytes, self._valid_m2 / tile_m2)
 

@@ -27,16 +27,16 @@ Seconds = npt.NDArray[np.float64]
 
 _BLOCK, _AREA, _READ, _PARENT, _COPY = range(5)
 _KINDS = 5
-_BLOCK_S = 0.02
+_BLOCK_S = 0.028
 """Of a block, whatever it holds."""
-_TILE_S = 0.010
+_TILE_S = 0.012
 """Of a tile that is wholly valid: its share of the warp, and encoding it."""
 _FLAT_SHARE = 0.25
 """What a tile of equal heights takes of that."""
 _FILE_S = 0.003
-_PIXEL_S = 1.2e-8
+_PIXEL_S = 1.3e-8
 """Of a file that reaches into a block, and of each pixel that is read of it."""
-_PARENT_S = 0.010
+_PARENT_S = 0.006
 """Of a tile above the blocks."""
 _COPY_S = 0.012
 """Of a block that is taken over."""
@@ -44,7 +44,7 @@ _MERGED_S, _COPIED_S, _LINEAGE_S = 0.019, 0.001, 0.001
 """Of a tile that is merged, of one that is taken as it is, and what the lineage adds to either."""
 _PACKED_S = 1.5e-4
 """Of a tile that is packed."""
-_ROUGH_TILE_S = 0.0135
+_ROUGH_TILE_S = 0.016
 """Of a tile, reading and all."""
 _ROUGH_MERGE = 0.4
 """Time of a merge by that of the builds."""

@@ -27,6 +27,8 @@ from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
 from fusi_pipeline.tiles.structure import problems
+from tests.command import Fusi, fusi  # noqa: F401
+from tests.rasters import terrain, write
 
 METADATA = ArchiveMetadata(name="alps", minzoom=3, maxzoom=7, bounds=Bounds(5.9, 45.8, 10.5, 47.8))
 
@@ -61,6 +63,22 @@ elif verb == "verify":
         sys.exit(1)
     print("Completed verify in 1ms.")
 '''
+
+
+CONVERTING_COMMAND = '''#!{python}
+"""A stand-in for go-pmtiles that converts, by the packer of fusi."""
+import pathlib, sys
+sys.path.insert(0, {repository!r})
+from fusi_pipeline.pack import pack
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+verb, source, output, flag, folder = sys.argv[1:]
+assert (verb, flag) == ("convert", "--tmpdir")
+assert pathlib.Path(folder).parent == pathlib.Path(source).parent
+with MBTilesReader(pathlib.Path(source)) as reader:
+    for _ in pack(reader, pathlib.Path(output)):
+        pass
+'''
+REPOSITORY = Path(__file__).parent.parent
 
 
 class Tiles:
@@ -229,6 +247,65 @@ def test_a_command_that_loses_tiles_is_found_out(tmp_path: Path, source: Tiles, 
     source.tiles[Tile(9, 9, 9)] = b"one more"
     with pytest.raises(PackerUnavailable, match="tiles of"):
         run(pack(source, tmp_path / "out" / "a.pmtiles", packer="cli"))
+
+
+def test_a_command_that_changes_tiles_is_found_out(tmp_path: Path, source: Tiles, command: Path) -> None:
+    first = next(in_tile_order(source))
+    source.tiles[first] = b"another"
+    with pytest.raises(PackerUnavailable, match=f"another tile {first}"):
+        run(pack(source, tmp_path / "out" / "a.pmtiles", packer="cli"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_auto_is_our_own_packer(tmp_path: Path, source: Tiles, command: Path) -> None:
+    command.write_text("fail")
+    run(pack(source, tmp_path / "a.pmtiles", packer="auto"))
+    run(pack(source, tmp_path / "b.pmtiles", packer="builtin"))
+    assert (tmp_path / "a.pmtiles").read_bytes() == (tmp_path / "b.pmtiles").read_bytes()
+
+
+def test_progress_of_the_command_grows_with_its_bytes(
+    tmp_path: Path, source: Tiles, monkeypatch: pytest.MonkeyPatch, command: Path
+) -> None:
+    source.path.write_bytes(bytes(1000))
+    monkeypatch.setattr(packing, "_running", lambda *_: iter([0, 500, 1000, 9000]))
+    steps = pack(source, tmp_path / "out" / "a.pmtiles", packer="cli")
+    total = len(source.tiles)
+    assert [next(steps).done for _ in range(4)] == [0, total // 4, total // 2, total - 1]
+    steps.close()
+
+
+def test_a_merge_by_the_command_holds_the_same_tiles(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fusi: Fusi,  # noqa: F811
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "pmtiles"
+    script.write_text(CONVERTING_COMMAND.format(python=sys.executable, repository=str(REPOSITORY)))
+    script.chmod(0o755)
+    (tmp_path / "store" / "dem").mkdir(parents=True)
+    write(tmp_path / "store" / "dem" / "a.tif", terrain(200, 200), pixel=0.001)
+    places = ("--source-store", tmp_path / "store", "--output-dir", tmp_path / "out", "--workers", "1")
+    assert fusi("aggregate", "dem", "-o", tmp_path / "a.pmtiles", *places).code == 0
+    monkeypatch.setenv("PATH", f"{folder}:{Path('/usr/bin')}:{Path('/bin')}")
+    answer = fusi(
+        "aggregate", "dem", "-o", tmp_path / "b.pmtiles", "--lineage", tmp_path / "l.pmtiles", *places,
+        "--packer", "cli",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "b", "l"))) == [
+        "b.pmtiles", "b.pmtiles.ledger", "bin", "l.pmtiles",
+    ]  # fmt: skip
+    with PMTilesReader(tmp_path / "a.pmtiles") as ours, PMTilesReader(tmp_path / "b.pmtiles") as theirs:
+        assert ours.counts() == theirs.counts()
+        for z in ours.counts():
+            for x, y in ours.coordinates(z).tolist():
+                assert ours.read(Tile(z, x, y)) == theirs.read(Tile(z, x, y))
+    assert (
+        fusi("aggregate", "dem", "-o", tmp_path / "b.pmtiles", *places, "--json").json["merge"]["merged"] == 0
+    )
 
 
 def test_a_command_is_ended_with_the_pack(tmp_path: Path, source: Tiles, command: Path) -> None:
