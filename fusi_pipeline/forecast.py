@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fusi_pipeline.progress import Progress, Work
+from fusi_pipeline.progress import TILES, Progress, Work
 
 Vector = npt.NDArray[np.float64]
 
@@ -128,16 +128,20 @@ class Forecast:
             self._at_s, self._counted = now_s, done
 
     def _known(self) -> list[_Fit]:
-        """Return the fits by which a prediction can be corrected."""
-        return [one for one in self._fits.values() if one.absolute and one.measured]
+        """Return the fits by which a prediction of another stage can be corrected: those that know kinds."""
+        return [one for one in self._fits.values() if one.absolute and one.kinds > 1 and one.measured]
 
     def _factor_of(self, stage: str) -> float:
-        """Return measured by predicted time of a stage, or of all that was predicted where it did not run."""
+        """Return measured by predicted time of a stage; where it did not run, of tiles elsewhere."""
+        own = [
+            fit for (name, _), fit in self._fits.items() if name == stage and fit.absolute and fit.measured
+        ]
+        if own:
+            return own[-1].factor
         known = self._known()
-        own = [fit for (name, _), fit in self._fits.items() if name == stage and fit in known]
-        known = own or known
-        elapsed, done = sum(one.elapsed_s for one in known), sum(float(one.done.sum()) for one in known)
-        return (elapsed + _PRIOR_S) / (done + _PRIOR_S)
+        weights = [float(one.done.sum()) for one in known]
+        factors = [float(one.factors()[TILES]) for one in known]
+        return (float(np.dot(weights, factors)) + _PRIOR_S) / (sum(weights) + _PRIOR_S)
 
 
 def _vectors(progress: Progress) -> tuple[Vector, Vector]:

@@ -15,6 +15,10 @@ Ahead = tuple[tuple[str, float], ...]
 """(stage, predicted seconds) of what comes later."""
 
 
+TILES = 1
+"""Which kind of work, where there are several, is that of tiles that are made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Work as the plan predicts it, by kinds, each of which may turn out dearer or cheaper than predicted."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fusi_pipeline.cost import PYRAMID
 from fusi_pipeline.pixel_grid import pixel_sides_m
 from fusi_pipeline.plan import SourcePlan
-from fusi_pipeline.progress import Ahead, Work
+from fusi_pipeline.progress import TILES, Ahead, Work
 from fusi_pipeline.source_file import SourceFile
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tiles import grid
@@ -26,6 +26,7 @@ from fusi_pipeline.tiles.grid import XYBounds
 Seconds = npt.NDArray[np.float64]
 
 _BLOCK, _AREA, _READ, _PARENT, _COPY = range(5)
+assert _AREA == TILES, "and in a merge the second kind is that of tiles that are made, too"
 _KINDS = 5
 _BLOCK_S = 0.028
 """Of a block, whatever it holds."""

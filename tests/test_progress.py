@@ -84,12 +84,12 @@ def test_a_wait_for_space_is_no_work() -> None:
 def test_what_comes_after_is_scaled_by_what_was_measured() -> None:
     forecast = Forecast()
     for n in range(11):
-        work = Work((n * 10.0,), (100.0,))
+        work = Work((0.0, n * 10.0), (0.0, 100.0))
         moment = Progress("build", n, 10, "blocks", work=work, ahead=(("build", 50.0), ("merge", 30.0)))
         left_s = forecast.take(moment, 20.0 * n)
     assert left_s == pytest.approx(2 * 80, rel=0.02)
     begun = Progress(
-        "build", 0, 5, "blocks", subject="b", work=Work((0.0,), (50.0,)), ahead=(("merge", 30.0),)
+        "build", 0, 5, "blocks", subject="b", work=Work((0.0, 0.0), (0.0, 50.0)), ahead=(("merge", 30.0),)
     )
     assert forecast.take(begun, 200.0) == pytest.approx(160, rel=0.02)
 
