@@ -216,10 +216,33 @@ def test_notes_flags_and_deleting_ask_before_what_cannot_be_taken_back(app: App)
     expect(page.locator("#about")).to_contain_text(HOSTILE)
     page.locator("#map").focus()
     page.keyboard.press("Delete")
-    page.locator("#sure").get_by_role("button", name="No").click()
+    page.get_by_role("dialog").get_by_role("button", name="No").click()
     assert generated(app) == {(0, 0)}
     page.keyboard.press("Delete")
-    page.locator("#sure").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator("#chosen")).to_have_text("Quadrant 0, 0 selected")
+    assert generated(app) == set()
+
+
+def test_a_question_right_after_another_has_its_own_answer(app: App) -> None:
+    """A browser tells that a dialog was closed only with its next frame: that answers no later question."""
+    with QuadrantStore(app.folder) as store:
+        store.put("generation", [(0, 0, store.image("render", 0, 0))])
+    page = app.page()
+    click(page, 0, 0)
+    page.evaluate(
+        """() => {
+            const press = () => document.getElementById("map").dispatchEvent(
+                new KeyboardEvent("keydown", { key: "Delete", bubbles: true }));
+            const say = (word) => [...document.querySelectorAll("dialog[open] button")]
+                .find((button) => button.textContent === word).click();
+            press();
+            say("No");
+            press();
+            return new Promise((over) => requestAnimationFrame(() => setTimeout(over, 100)));
+        }"""
+    )
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.locator("#chosen")).to_have_text("Quadrant 0, 0 selected")
     assert generated(app) == set()
 

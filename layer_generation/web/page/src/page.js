@@ -26,20 +26,25 @@ export async function attempt(run) {
   }
 }
 
+// Each question has a dialog of its own: a browser tells that one was closed only with its next frame, by
+// which time another may be open. The answer is taken where it is given, from the button.
 export function ask(question, yes) {
-  const dialog = document.getElementById("sure");
   return new Promise((answer) => {
-    dialog.replaceChildren(
-      element("form", { method: "dialog" }, [
-        element("p", { textContent: question }),
-        element("div", { className: "row" }, [
-          element("button", { value: "", textContent: "No" }),
-          element("button", { value: "yes", textContent: yes, className: "main" }),
-        ]),
+    const dialog = element("dialog", { className: "sure", ariaLabel: question });
+    const settle = (isYes) => {
+      dialog.close(); // gives the focus back
+      dialog.remove();
+      answer(isYes);
+    };
+    dialog.append(
+      element("p", { textContent: question }),
+      element("div", { className: "row" }, [
+        element("button", { type: "button", textContent: "No", onclick: () => settle(false) }),
+        element("button", { type: "button", textContent: yes, className: "main", onclick: () => settle(true) }),
       ]),
     );
-    dialog.onclose = () => answer(dialog.returnValue === "yes");
-    dialog.returnValue = "";
+    dialog.onclose = () => settle(false); // Escape
+    document.body.append(dialog);
     dialog.showModal();
   });
 }
