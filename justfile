@@ -14,26 +14,12 @@ setup:
     uv venv -q --allow-existing .venv
     uv pip install -q --python {{python}} --require-hashes -r requirements.lock
     uv pip install -q --python {{python}} --no-deps -e .
-    @command -v npm >/dev/null && node fusi_pipeline/viewer/page/build.mjs || echo "viewer: not built, because npm is missing or failed; fusi serve works without its map"
-    @command -v npm >/dev/null && node layer_generation/page/build.mjs || echo "layer page: not built, because npm is missing or failed; fusi layer debug-map draws its map without Leaflet"
-    @command -v npm >/dev/null && node layer_generation/renderer/page/build.mjs || echo "renderer page: not built, because npm is missing or failed; isometric maps cannot be drawn"
-    @command -v npm >/dev/null && node layer_generation/web/page/build.mjs || echo "app page: not built, because npm is missing or failed; fusi app answers programs but shows no page"
+    @command -v npm >/dev/null || echo "pages: not built, because npm is missing; without it there is no map in fusi serve, no page of fusi app, no isometric map"
+    @! command -v npm >/dev/null || node pages.mjs || echo "go on without; just pages tries again"
 
-# Bundle the page of fusi serve with its libraries
-viewer:
-    @node fusi_pipeline/viewer/page/build.mjs
-
-# Put Leaflet beside the page of fusi layer debug-map
-layer-page:
-    @node layer_generation/page/build.mjs
-
-# Bundle the page that draws isometric maps with its libraries
-renderer-page:
-    @node layer_generation/renderer/page/build.mjs
-
-# Bundle the page of fusi app
-app-page:
-    @node layer_generation/web/page/build.mjs
+# Bundle the pages with their libraries: [viewer] [layer-page] [renderer-page] [app-page], all by default
+pages *NAMES:
+    @node pages.mjs {{NAMES}}
 
 # Make output/demo.pmtiles from a real elevation model
 demo: setup

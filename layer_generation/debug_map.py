@@ -23,7 +23,7 @@ from layer_generation.quadrants import QuadrantStore
 FILENAME = "debug_map.html"
 SOURCES = Path(__file__).with_name("page") / "src"
 STATIC = Path(__file__).with_name("static")
-"""Where the build leaves Leaflet (see `page/build.mjs`)."""
+"""Where the build leaves Leaflet (see `pages.mjs`)."""
 MOST_PICTURED = 6000
 """Quadrants of which a picture is put under the blocks without being asked for."""
 _SHOWN_STATUSES = (*STATUSES, "blocked")

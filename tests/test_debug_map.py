@@ -1,6 +1,6 @@
 """The page of a layer's blocks: what is in the file, and what a browser makes of it.
 
-In the browser with Debian's Chromium, with Leaflet where it is bundled (`just layer-page`) and without.
+In the browser with Debian's Chromium, with Leaflet where it is bundled (`just pages layer-page`) and without.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ browsers = pytest.mark.skipif(
     not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"
 )
 bundled = pytest.mark.skipif(
-    not (STATIC / "leaflet.js").is_file(), reason="Leaflet is not bundled: just layer-page"
+    not (STATIC / "leaflet.js").is_file(), reason="Leaflet is not bundled: just pages layer-page"
 )
 
 

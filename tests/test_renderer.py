@@ -602,7 +602,7 @@ def test_a_browser_is_found_by_setting_by_name_and_where_playwright_puts_its_own
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
     monkeypatch.setattr(browsers, "STATIC", tmp_path)
-    with pytest.raises(RendererUnavailable, match="just renderer-page"):
+    with pytest.raises(RendererUnavailable, match="just pages renderer-page"):
         browsers.browser_path(None)
     (tmp_path / "renderer.js").touch()
     monkeypatch.setenv("PATH", "/nowhere")

@@ -1,6 +1,6 @@
 """The renderer with its browser: what it draws, and that it outlives whatever happens to it.
 
-Needs Chromium (Debian's package) and the page's bundle (`just renderer-page`).
+Needs Chromium (Debian's package) and the page's bundle (`just pages renderer-page`).
 """
 
 from __future__ import annotations

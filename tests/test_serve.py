@@ -788,7 +788,7 @@ def test_without_the_bundle_the_page_says_how_to_build_it(folder: Path, tmp_path
     with serving(folder / "hills.pmtiles", static=tmp_path / "none") as client:
         page = client.get("/")
         assert page.headers["content-type"].startswith("text/html")
-        assert "just viewer" in page.text
+        assert "just pages viewer" in page.text
         assert "<script" not in page.text
         assert client.get("/static/viewer.js").status_code == 404
         assert client.get("/hills.json").status_code == 200

@@ -1,6 +1,6 @@
 """The page in a browser: what it draws, what it says, and that it asks nobody but its server.
 
-Needs Chromium (Debian's package) and the bundle (`just viewer`).
+Needs Chromium (Debian's package) and the bundle (`just pages viewer`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WAIT_MS = 60_000
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"),
-    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="the page is not built: just viewer"),
+    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="the page is not built: just pages viewer"),
 ]
 
 

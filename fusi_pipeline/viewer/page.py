@@ -11,7 +11,7 @@ from starlette.responses import Response
 from fusi_pipeline.viewer.responses import content
 
 STATIC = Path(__file__).with_name("static")
-"""Where the build leaves the bundle (see `page/build.mjs`)."""
+"""Where the build leaves the bundle (see `pages.mjs`)."""
 _INDEX = "index.html"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -39,7 +39,7 @@ _UNBUILT = """<!doctype html>
 <p>Tiles, TileJSON and archives are served all the same:
 <a href="archives.json">archives.json</a> lists them.</p>
 <p>To have the map here, with Node.js and npm installed, run in a clone of fusi:</p>
-<pre>uvx --from rust-just just viewer</pre>
+<pre>uvx --from rust-just just pages viewer</pre>
 <p>and load this page again.</p>
 </html>
 """

@@ -46,7 +46,7 @@ def debug_map(
             ("page", report.path),
             ("blocks", report.blocks),
             ("size", f"{report.bytes / 1e6:.1f} MB"),
-            ("map", "Leaflet" if report.leaflet else "plain canvas; `just layer-page` bundles Leaflet"),
+            ("map", "Leaflet" if report.leaflet else "plain canvas; `just pages layer-page` bundles Leaflet"),
         ]
     )
 

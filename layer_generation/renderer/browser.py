@@ -45,7 +45,7 @@ def browser_path(stated: str | None, folders: Sequence[Path] = ()) -> Path:
     if importlib.util.find_spec("playwright") is None:
         raise RendererUnavailable(f"the Python package playwright is missing; {INSTALL}")
     if not (STATIC / "renderer.js").is_file():
-        raise RendererUnavailable("its page is not built; run `just renderer-page`, which takes npm")
+        raise RendererUnavailable("its page is not built; run `just pages renderer-page`, which takes npm")
     if stated:
         named = shutil.which(stated)
         if named is None:

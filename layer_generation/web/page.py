@@ -14,7 +14,7 @@ STATIC = Path(__file__).with_name("static")
 _BOOT = "<!-- boot -->"
 _UNBUILT = (
     "<!doctype html><meta charset=utf-8><title>fusi app</title>"
-    "<p>The page is not built: run <code>just app-page</code>, which needs npm. The routes below"
+    "<p>The page is not built: run <code>just pages app-page</code>, which needs npm. The routes below"
     " <code>/api</code> work without it."
 )
 
