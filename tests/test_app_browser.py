@@ -28,7 +28,7 @@ PHONE = {"width": 390, "height": 780}
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"),
-    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="the page is not built: just pages app-page"),
+    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="not built: just pages app-page"),
 ]
 
 

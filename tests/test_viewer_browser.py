@@ -42,7 +42,7 @@ WAIT_MS = 60_000
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"),
-    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="the page is not built: just pages viewer"),
+    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="not built: just pages viewer"),
 ]
 
 
