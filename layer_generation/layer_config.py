@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def read_endpoints(path: Path) -> tuple[EndpointConfig, ...]:
     if not found:
         raise LayerConfigInvalid(path, "lists no endpoint; without --model-endpoints the embedded one draws")
     return found
+
+
+def moved(endpoints: Sequence[EndpointConfig], old: Path, new: Path) -> tuple[EndpointConfig, ...]:
+    """Return endpoints whose relative paths begin in the folder `new` and no longer in `old`."""
+    found = []
+    for one in endpoints:
+        stated = one.params.get("workflow")
+        if isinstance(stated, str) and not Path(stated).is_absolute():
+            path = os.path.relpath(old.resolve() / stated, new.resolve())
+            one = replace(one, params={**one.params, "workflow": path})
+        found.append(one)
+    return tuple(found)
 
 
 def write_layer(layer_dir: Path, config: LayerConfig) -> None:

@@ -19,12 +19,13 @@ from fusi_pipeline.errors import FusiError
 from layer_generation import plan
 from layer_generation.camera import MercatorGrid
 from layer_generation.cli import layer
-from layer_generation.errors import LayerExists
+from layer_generation.errors import EndpointInvalid, LayerExists
 from layer_generation.layer import extend_layer, init_layer, status_of
 from layer_generation.layer_config import read_layer
 from layer_generation.pictures import png
 from layer_generation.progress import Progress
 from layer_generation.quadrants import QuadrantStore
+from tests.image_server import NODES, WORKFLOW
 from tests.plan_checker import faults
 from tests.test_layer_worker import source
 
@@ -148,6 +149,57 @@ def test_a_dry_run_is_json_where_that_is_asked_for(place: Path) -> None:
     assert json.loads(result.output)["would_call"][0]["protocol"] == "builtin"
 
 
+def test_a_dry_run_says_what_the_run_would_be_refused_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is not set is a note when the layer is planned, and an error before anything is called."""
+    monkeypatch.delenv("SNOW_KEY", raising=False)
+    document = [
+        {"name": "a", "url": "http://127.0.0.1:1", "api_key_env": "SNOW_KEY"},
+        {"name": "b", "url": "builtin:pixelart"},
+    ]
+    (place / "endpoints.json").write_text(json.dumps(document))
+    assert (
+        "SNOW_KEY (api_key_env) is not set"
+        in made(place, "--model-endpoints", place / "endpoints.json").stderr
+    )
+    folder = place / "layers" / "snow"
+    for words in ((), ("--json",)):
+        result = fusi("generate", "--layer-dir", folder, "--dry-run", *words)
+        assert isinstance(result.exception, EndpointInvalid)
+        assert "SNOW_KEY" in str(result.exception)
+        assert result.exception.exit_code == 2
+    troubles = [one["trouble"] for one in json.loads(result.stdout)["would_call"]]
+    assert "SNOW_KEY" in troubles[0]
+    assert troubles[1] is None
+    monkeypatch.setenv("SNOW_KEY", "sesame")
+    result = fusi("generate", "--layer-dir", folder, "--dry-run")
+    assert result.exit_code == 0
+    assert "would call a: http" in result.output
+
+
+def test_a_workflow_is_looked_for_beside_the_file_that_names_it(place: Path) -> None:
+    """The layer then holds its path as seen from its own folder."""
+    document = [
+        {
+            "name": "c",
+            "url": "http://127.0.0.1:1",
+            "protocol": "comfyui",
+            "params": {"workflow": "graph.json", "nodes": NODES},
+        }
+    ]
+    (place / "models").mkdir()
+    (place / "models" / "endpoints.json").write_text(json.dumps(document))
+    with pytest.raises(FusiError, match=r"models.graph\.json: No such file"):
+        made(place, "--model-endpoints", place / "models" / "endpoints.json")
+    assert not (place / "layers").exists()
+    (place / "models" / "graph.json").write_text(json.dumps(WORKFLOW))
+    assert made(place, "--model-endpoints", place / "models" / "endpoints.json").exit_code == 0
+    (endpoint,) = read_layer(place / "layers" / "snow").model_endpoints
+    assert endpoint.params["workflow"] == "../../models/graph.json"
+    assert fusi("generate", "--layer-dir", place / "layers" / "snow", "--dry-run").exit_code == 0
+
+
 def test_numbers_that_are_none_are_refused(place: Path) -> None:
     made(place)
     for words in (("--give-up", "nan"), ("--give-up", "inf"), ("--progress-interval", "nan")):
@@ -227,6 +279,9 @@ def test_a_signal_finishes_what_is_under_way(place: Path, number: signal.Signals
         ([], "lists no endpoint"),
         ([{"name": "a", "url": "http://me:secret@127.0.0.1:1"}], "holds a key or a password"),
         ([{"name": "a", "url": "builtin:oil"}], "expected one of builtin:"),
+        ([{"name": "a", "url": "http://127.0.0.1:1", "protocol": "comfyui"}], "workflow is missing"),
+        ([{"name": "a", "url": "http://127.0.0.1:1", "context": "mask"}], "mask_field"),
+        ([{"name": "a", "url": "builtin:pixelart", "params": {"palette": "mud"}}], "palette"),
     ],
 )
 def test_endpoints_that_cannot_be_are_refused_before_a_layer_is_made(

@@ -18,13 +18,14 @@ from fusi_pipeline.errors import Interrupted, UsageError
 from layer_generation import layer
 from layer_generation.commands import parameters
 from layer_generation.console import print_facts, print_json, print_table
-from layer_generation.endpoints.open import check_endpoint, open_endpoint
-from layer_generation.errors import EndpointsExhausted
+from layer_generation.endpoints.open import check_endpoint, check_key, open_endpoint
+from layer_generation.errors import EndpointInvalid, EndpointsExhausted
 from layer_generation.layer import LayerStatus, PlanReport
 from layer_generation.layer_config import (
     SOURCE_LAYERS,
     EndpointConfig,
     LayerConfig,
+    moved,
     read_endpoints,
     read_layer,
 )
@@ -110,9 +111,11 @@ def init(
 ) -> None:
     """Make a layer over a map: its configuration and its plan."""
     params = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "seed": seed}
-    endpoints = () if model_endpoints is None else read_endpoints(model_endpoints)
+    endpoints: tuple[EndpointConfig, ...] = ()
+    if model_endpoints is not None:
+        endpoints = moved(read_endpoints(model_endpoints), model_endpoints.parent, output)
     for one in endpoints:
-        check_endpoint(one)
+        check_endpoint(one, output)
     report = layer.init_layer(
         output,
         name=name,
@@ -123,7 +126,19 @@ def init(
         params={key: value for key, value in params.items() if value is not None},
         force=force,
     )
+    for trouble in _missing_keys(endpoints):
+        click.echo(f"note: {trouble} before `fusi layer generate`", err=True)
     print_json(report) if as_json else _print_plan(report)
+
+
+def _missing_keys(endpoints: Sequence[EndpointConfig]) -> Iterator[EndpointInvalid]:
+    """Yield what is wrong with the keys of endpoints."""
+    keys = keys_from()
+    for one in endpoints:
+        try:
+            check_key(one, keys)
+        except EndpointInvalid as error:
+            yield error
 
 
 @click.command()
@@ -174,13 +189,7 @@ def generate(
     if not config.model_endpoints:
         raise UsageError(f"{layer_dir}: names no model endpoint; add some to layer_config.json")
     if dry_run:
-        found = layer.status_of(layer_dir)
-        if as_json:
-            print_json({**asdict(found), "would_call": [_called(one) for one in config.model_endpoints]})
-            return
-        _print_status(found)
-        for one in config.model_endpoints:
-            click.echo(f"would call {one.name}: {one.url}, {one.protocol}, {one.concurrency} at a time")
+        _say_what_would_be_done(layer_dir, config, as_json)
         return
     if retry_errors:
         layer.retry_errors(layer_dir)
@@ -195,12 +204,42 @@ def generate(
         sys.exit(1)
 
 
-def _called(endpoint: EndpointConfig) -> dict[str, object]:
+def _say_what_would_be_done(layer_dir: Path, config: LayerConfig, as_json: bool) -> None:
+    """Print how far a layer is and whom a run would call. Raises what the run would be refused for."""
+    found = layer.status_of(layer_dir)
+    troubles = [_trouble(layer_dir, one) for one in config.model_endpoints]
+    called = list(zip(config.model_endpoints, troubles, strict=True))
+    if as_json:
+        print_json({**asdict(found), "would_call": [_called(one, trouble) for one, trouble in called]})
+    else:
+        _print_status(found)
+        for one, trouble in called:
+            verb = "would call" if trouble is None else "cannot call"
+            click.echo(f"{verb} {one.name}: {one.url}, {one.protocol}, {one.concurrency} at a time")
+    found_wrong = [trouble for trouble in troubles if trouble is not None]
+    for trouble in found_wrong[:-1]:
+        click.echo(trouble, err=True)
+    if found_wrong:
+        raise found_wrong[-1]
+
+
+def _trouble(layer_dir: Path, endpoint: EndpointConfig) -> EndpointInvalid | None:
+    """Return why an endpoint cannot be called as it is."""
+    try:
+        check_endpoint(endpoint, layer_dir)
+        check_key(endpoint, keys_from())
+    except EndpointInvalid as error:
+        return error
+    return None
+
+
+def _called(endpoint: EndpointConfig, trouble: EndpointInvalid | None) -> dict[str, object]:
     return {
         "name": endpoint.name,
         "url": endpoint.url,
         "protocol": endpoint.protocol,
         "concurrency": endpoint.concurrency,
+        "trouble": None if trouble is None else str(trouble),
     }
 
 

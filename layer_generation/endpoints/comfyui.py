@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ class ComfyUI(Adapter):
             raise EndpointInvalid(self.name, "params: workflow is missing: a graph in API format or its file")
         graph = stated
         if isinstance(stated, str):
-            path = folder / stated
+            path = Path(os.path.normpath(folder / stated))  # the layer's folder may not be there yet
             try:
                 graph = json.loads(path.read_text(encoding="utf-8"))
             except OSError as error:

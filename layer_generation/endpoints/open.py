@@ -47,10 +47,31 @@ def open_endpoint(
     relative paths in `params` begin, and `transport` stands in for the network.
     Raises EndpointInvalid.
     """
-    check_endpoint(config)
+    _check_address(config)
+    return _opened(config, _key(config, environment), folder, transport)
+
+
+def check_endpoint(config: EndpointConfig, folder: Path | None = None) -> None:
+    """Raise EndpointInvalid for all that can be told without its key: url, protocol, params, files.
+
+    `folder` is where relative paths in `params` begin; it need not be there yet.
+    """
+    _check_address(config)
+    opened = _opened(config, "", folder, None)
+    if isinstance(opened, Adapter):
+        opened.close()
+
+
+def check_key(config: EndpointConfig, environment: Mapping[str, str]) -> None:
+    """Raise EndpointInvalid where the key that a configuration names is not in the environment."""
+    _key(config, environment)
+
+
+def _opened(
+    config: EndpointConfig, key: str, folder: Path | None, transport: httpx.BaseTransport | None
+) -> Endpoint:
     if config.protocol == "builtin":
         return PixelArt(config.name, config.params)
-    key = _key(config, environment)
     if config.protocol not in ADAPTERS:
         raise EndpointInvalid(
             config.name, f"protocol {config.protocol!r}: expected builtin or one of {', '.join(ADAPTERS)}"
@@ -68,7 +89,7 @@ def open_endpoint(
     return adapter
 
 
-def check_endpoint(config: EndpointConfig) -> None:
+def _check_address(config: EndpointConfig) -> None:
     """Raise EndpointInvalid for a url that is none, goes not with the protocol, or holds a key."""
     scheme, _, builtin = config.url.partition(":")
     if (scheme == "builtin") != (config.protocol == "builtin"):

@@ -24,6 +24,7 @@ from layer_generation.endpoints.base import (
     Pixels,
     Stop,
 )
+from layer_generation.errors import EndpointInvalid
 
 Colors = npt.NDArray[np.float32]
 
@@ -121,8 +122,12 @@ class PixelArt:
     takes_mask = True
 
     def __init__(self, name: str, params: Mapping[str, Any] | None = None) -> None:
+        """Take what of the requests is always the same. Raises EndpointInvalid."""
         self.name = name
         self._params = dict(params or {})
+        wrong = _wrong_params(self._params)
+        if wrong:
+            raise EndpointInvalid(name, f"params: {wrong}")
 
     def edit(self, request: EditRequest, stop: Stop) -> EditResult:
         """Return the picture redrawn; what the mask leaves out is returned as it is."""
@@ -132,12 +137,9 @@ class PixelArt:
         palette = params.get("palette") or palette_of(request.prompt)
         cell_px = params.get("cell_px", CELL_PX)
         left, top = (params.get(name, 0) for name in PLACE)
-        if not isinstance(palette, str) or palette not in PALETTES:
-            raise EndpointPermanent(f"palette = {palette!r}: expected one of {', '.join(PALETTES)}")
-        if cell_px not in _CELLS_PX or isinstance(cell_px, bool):
-            raise EndpointPermanent(
-                f"cell_px = {cell_px!r}: expected one of {', '.join(map(str, _CELLS_PX))}"
-            )
+        wrong = _wrong_params(params)
+        if wrong:
+            raise EndpointPermanent(wrong)
         if type(left) is not int or type(top) is not int:
             raise EndpointPermanent(f"{', '.join(PLACE)} = {left!r}, {top!r}: expected whole numbers")
         seed = request.seed or 0
@@ -149,6 +151,16 @@ class PixelArt:
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""
+
+
+def _wrong_params(params: Mapping[str, Any]) -> str:
+    """Return what of a palette and a size of cells cannot be; nothing where all can."""
+    palette, cell_px = params.get("palette"), params.get("cell_px", CELL_PX)
+    if palette and not (isinstance(palette, str) and palette in PALETTES):
+        return f"palette = {palette!r}: expected one of {', '.join(PALETTES)}"
+    if cell_px not in _CELLS_PX or isinstance(cell_px, bool):
+        return f"cell_px = {cell_px!r}: expected one of {', '.join(map(str, _CELLS_PX))}"
+    return ""
 
 
 def palette_of(prompt: str) -> str:
