@@ -21,7 +21,9 @@ from fusi_pipeline.pack import Packer, cli_path, pack
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import sync
 from fusi_pipeline.tiles.grid import Bounds, Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, digests_of
+from fusi_pipeline.tiles.ledger import BlockRecord, digests_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 
 _BATCH = 256
 

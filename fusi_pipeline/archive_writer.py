@@ -10,7 +10,8 @@ from typing import Protocol
 from fusi_pipeline.errors import UsageError
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesWriter, digests_of
+from fusi_pipeline.tiles.ledger import BlockRecord, digests_of
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
 
 _BATCH_TILES = 64

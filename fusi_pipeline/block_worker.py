@@ -17,7 +17,7 @@ from fusi_pipeline.plan import Block
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, united
 from fusi_pipeline.tiles import native, resample
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, digests_of
+from fusi_pipeline.tiles.ledger import BlockRecord, digests_of
 from fusi_pipeline.tiles.resample import Heights
 
 native.warm_up()

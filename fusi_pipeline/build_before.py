@@ -18,7 +18,8 @@ from fusi_pipeline.plan import SourcePlan
 from fusi_pipeline.tasks import Made
 from fusi_pipeline.tiles.archive import GENERATOR
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, digests_of
+from fusi_pipeline.tiles.ledger import BlockRecord, digests_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
 
 
 class BuildBefore:

@@ -14,7 +14,7 @@ from typing import Self
 
 from fusi_pipeline.tasks import Extent, Made
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import MBTilesWriter, WriterPace, partial_path
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter, WriterPace, partial_path
 
 
 def ahead_path(output: Path) -> Path:

@@ -26,7 +26,9 @@ from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpPara
 from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, partial_path
+from fusi_pipeline.tiles.ledger import BlockRecord
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter, partial_path
 from fusi_pipeline.worker_pool import WorkerPool
 from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool
 from fusi_pipeline.workload import BuildLoad

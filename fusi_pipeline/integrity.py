@@ -19,7 +19,8 @@ from fusi_pipeline.progress import Progress
 from fusi_pipeline.tiles import grid, webp
 from fusi_pipeline.tiles.archive import ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
+from fusi_pipeline.tiles.ledger import digest_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
 from fusi_pipeline.tiles.pmtiles import PMTilesReader
 from fusi_pipeline.tiles.structure import is_sealed, problems, tile_data_problem
 

@@ -9,7 +9,7 @@ from fusi_pipeline.errors import FusiError
 from fusi_pipeline.merge_ledger import LINEAGE, TERRAIN, MergeLedger, MergeWork, TileRecord, opened
 from fusi_pipeline.tiles.archive import GENERATOR, TileReader
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import digest_of
+from fusi_pipeline.tiles.ledger import digest_of
 from fusi_pipeline.tiles.open import open_archive
 
 

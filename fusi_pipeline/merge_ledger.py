@@ -19,7 +19,7 @@ from typing import Self
 
 from fusi_pipeline.tiles.files import sync, writable_folder
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import DIGEST_BYTES, digest_of
+from fusi_pipeline.tiles.ledger import DIGEST_BYTES, digest_of
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
 
 _VERSION = 1002

@@ -51,7 +51,8 @@ from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.image import encoder_version
-from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
+from fusi_pipeline.tiles.ledger import digest_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.worker_pool import WorkerPool
 from fusi_pipeline.workers import WINDOW_PER_WORKER, Lost, Smaller, in_order, process_pool

@@ -18,7 +18,7 @@ import psutil
 from fusi_pipeline.errors import SettingInvalid
 from fusi_pipeline.machine_memory import total_mib
 from fusi_pipeline.tiles.image import ENCODERS
-from fusi_pipeline.tiles.mbtiles import WriterPace
+from fusi_pipeline.tiles.mbtiles_writer import WriterPace
 from fusi_pipeline.watchdog import Limits
 
 _DEFAULT_CACHE_MIB = 192

@@ -8,7 +8,7 @@ from pathlib import Path
 from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.pixel_grid import PixelGridKey
 from fusi_pipeline.tiles.grid import Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord
+from fusi_pipeline.tiles.ledger import BlockRecord
 from fusi_pipeline.vertical_shift import UNCONVERTED, Conversion
 
 ABSENT, ENCODED, COPIED = -1, 0, 1

@@ -25,7 +25,8 @@ from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import ImageInvalid, decode_image, is_plain
-from fusi_pipeline.tiles.mbtiles import MBTilesReader, digest_of
+from fusi_pipeline.tiles.ledger import digest_of
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.overzoom import overzoom
 from fusi_pipeline.tiles.resample import Heights

@@ -16,7 +16,8 @@ from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata
 from fusi_pipeline.tiles.grid import TILE_SIZE_PX, Bounds, Tile
 from fusi_pipeline.tiles.image import encode_webp
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesWriter
+from fusi_pipeline.tiles.ledger import BlockRecord
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from fusi_pipeline.tiles.pmtiles import tile_ids
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
 

@@ -20,7 +20,7 @@ import pytest
 from fusi_pipeline import cli
 from fusi_pipeline.tiles.grid import Tile, tile_at
 from fusi_pipeline.tiles.image import encode_webp
-from fusi_pipeline.tiles.mbtiles import MBTilesWriter
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from fusi_pipeline.tiles.pmtiles import PMTilesReader
 from tests import rasters
 

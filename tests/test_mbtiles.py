@@ -13,7 +13,9 @@ import pytest
 from fusi_pipeline.errors import ArchiveMissing, ArchiveUnreadable, OutputBusy, OutputUnwritable
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter, WriterPace, partial_path
+from fusi_pipeline.tiles.ledger import BlockRecord
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter, WriterPace, partial_path
 
 METADATA = ArchiveMetadata(
     name="alps",

@@ -31,7 +31,9 @@ from fusi_pipeline.tiles import grid, terrarium
 from fusi_pipeline.tiles.archive import ArchiveMetadata
 from fusi_pipeline.tiles.grid import Bounds, Tile
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesReader, MBTilesWriter
+from fusi_pipeline.tiles.ledger import BlockRecord
+from fusi_pipeline.tiles.mbtiles import MBTilesReader
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.pmtiles import PMTilesReader
 from fusi_pipeline.tiles.structure import problems

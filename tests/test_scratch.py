@@ -23,7 +23,7 @@ from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tiles import pmtiles_writer
 from fusi_pipeline.tiles.files import free_mib
-from fusi_pipeline.tiles.mbtiles import MBTilesWriter
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from tests import rasters, sandbox
 from tests.in_process import Workers, built, settings_in
 

@@ -32,7 +32,8 @@ from fusi_pipeline.tiles.archive import GENERATOR, ArchiveMetadata, TileReader
 from fusi_pipeline.tiles.directory import Header
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.image import decode_webp, encode_webp
-from fusi_pipeline.tiles.mbtiles import BlockRecord, MBTilesWriter, digests_of
+from fusi_pipeline.tiles.ledger import BlockRecord, digests_of
+from fusi_pipeline.tiles.mbtiles_writer import MBTilesWriter
 from fusi_pipeline.tiles.open import open_archive
 from fusi_pipeline.tiles.pmtiles import PMTilesReader, tile_ids
 from fusi_pipeline.tiles.pmtiles_writer import PMTilesWriter
