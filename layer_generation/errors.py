@@ -163,6 +163,16 @@ class PicturesMissing(FusiError):
         super().__init__(f"{name}: {quadrants} missing; choose less, or have what is missing transparent")
 
 
+class NothingBeneath(FusiError):
+    """A picture that is partly transparent is to be laid over a quadrant that has none."""
+
+    def __init__(self, kind: str, quadrants: str) -> None:
+        super().__init__(
+            f"{quadrants}: is partly transparent in the picture, and the map has no {kind} to lie beneath;"
+            " make it opaque there, or wholly transparent"
+        )
+
+
 class PicturesThere(FusiError):
     """Pictures are to be written where there are some, and nobody said to overwrite them."""
 

@@ -190,6 +190,24 @@ class QuadrantStore:
                 [(_column(kind), x, y, item, text) for x, y, _ in images],
             )
 
+    def store_over(
+        self,
+        kind: Kind,
+        images: Sequence[tuple[int, int, bytes]],
+        versions: Mapping[tuple[int, int], int],
+        facts: Mapping[str, object],
+    ) -> bool:
+        """Set pictures made from others; store nothing where one of those is of another version by now.
+
+        Return whether they were stored. `versions` are of all quadrants that were looked at.
+        """
+        with self._writable():
+            self._db.conn.execute("DELETE FROM made WHERE 0")  # takes the lock before it is looked
+            if any(self.version(kind, x, y) != version for (x, y), version in versions.items()):
+                return False
+            self.store(kind, images, "", facts)
+        return True
+
     def made(self, kind: Kind, x: int, y: int) -> tuple[str, dict[str, object]] | None:
         """Return the item that made a picture and what is known of that, None where nothing is."""
         with self._readable():

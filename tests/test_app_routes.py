@@ -23,6 +23,7 @@ from layer_generation.camera import MercatorGrid
 from layer_generation.listening import listen, url_of
 from layer_generation.pictures import decoded, png
 from layer_generation.quadrants import QuadrantStore
+from layer_generation.web import editing
 from layer_generation.web.app import application
 from layer_generation.web.desk import Desk
 from layer_generation.web.events import Cursor
@@ -248,6 +249,65 @@ def test_a_rectangle_goes_out_and_comes_back_the_same(desk: Desk, client: httpx.
     outside = client.post("/api/import", params={"top_left": "50,50"}, content=answer.content, headers=image)
     assert error_of(outside) == (400, "INVALID_REQUEST")
     assert error_of(client.get("/api/export", params={**query, "bottom_right": "900,900"}))[0] == 400
+
+
+def test_an_imported_picture_is_laid_over_what_is_there(desk: Desk, client: httpx.Client) -> None:
+    """Transparent pixels leave what is there, half transparent ones mix with it."""
+    with desk.store() as store:
+        store.put("generation", [(x, 0, png(picture(x, 0))) for x in (0, 1)])
+    over = np.zeros((512, 1536, 4), np.uint8)
+    over[:, :] = (255, 255, 255, 0)
+    over[:100, :100] = (9, 8, 7, 255)
+    over[200:300, :100] = (200, 100, 0, 128)
+    buffer = io.BytesIO()
+    Image.fromarray(over, "RGBA").save(buffer, "PNG")
+    image = {"content-type": "image/png"}
+    into = {"top_left": "0,0", "overwrite": True}
+    answer = client.post("/api/import", params=into, content=buffer.getvalue(), headers=image)
+    assert answer.json() == {"written": 1}
+    seen = decoded(client.get("/pictures/generation/0/0.png").content, "it")
+    expected = picture(0, 0).copy()
+    expected[:100, :100] = (9, 8, 7)
+    mixed = expected[200:300, :100] * (1 - 128 / 255) + np.array((200, 100, 0)) * (128 / 255)
+    expected[200:300, :100] = np.rint(mixed)
+    assert np.abs(seen.astype(int) - expected).max() <= 1
+    assert np.array_equal(seen[300:], expected[300:])
+    assert client.get("/pictures/generation/1/0.png").content == png(picture(1, 0))
+    nothing_there = client.post(
+        "/api/import", params={**into, "top_left": "-1,1"}, content=buffer.getvalue(), headers=image
+    )
+    assert error_of(nothing_there) == (409, "CONFLICT")
+    assert "(-1, 1): is partly transparent" in nothing_there.json()["error"]["message"]
+    as_render = client.post(
+        "/api/import",
+        params={**into, "top_left": "-1,1", "layer": "render"},
+        content=buffer.getvalue(),
+        headers=image,
+    )
+    assert as_render.json() == {"written": 1}
+
+
+def test_a_change_by_hand_is_made_again_where_somebody_draws_there_meanwhile(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blue = png(np.full((512, 512, 3), (0, 0, 255), np.uint8))
+    plain = editing._recolored
+    drawn: list[bytes] = []
+
+    def slowly(*given: Any) -> Any:
+        if not drawn:
+            drawn.append(blue)
+            with desk.store() as other:
+                other.put("generation", [(0, 0, blue)])
+        return plain(*given)
+
+    with desk.store() as store:
+        store.put("generation", [(0, 0, png(np.zeros((512, 512, 3), np.uint8)))])
+        monkeypatch.setattr(editing, "_recolored", slowly)
+        assert editing.recolored(store, [(0, 0)], "#0000ff", "#00ff00", 0) == 1
+        data = store.image("generation", 0, 0)
+    assert data is not None
+    assert (decoded(data, "it") == (0, 255, 0)).all()
 
 
 def test_colours_are_filled_and_replaced_softly(desk: Desk, client: httpx.Client) -> None:

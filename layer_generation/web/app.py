@@ -15,6 +15,7 @@ from layer_generation.errors import (
     ItemInvalid,
     ItemSettled,
     ItemUnknown,
+    NothingBeneath,
     PicturesMissing,
     PicturesThere,
 )
@@ -32,6 +33,7 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     ItemUnknown: (404, "NOT_FOUND"),
     Absent: (404, "NOT_FOUND"),
     ItemSettled: (409, "CONFLICT"),
+    NothingBeneath: (409, "CONFLICT"),
     PicturesMissing: (409, "CONFLICT"),
     PicturesThere: (409, "CONFLICT"),
     TooManyListeners: (503, "TOO_MANY_PAGES"),

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from layer_generation.camera import QUADRANT_PX
-from layer_generation.errors import ImageInvalid, ItemInvalid, PicturesMissing, PicturesThere
+from layer_generation.errors import (
+    ImageInvalid,
+    ItemInvalid,
+    NothingBeneath,
+    PicturesMissing,
+    PicturesThere,
+)
 from layer_generation.pictures import Pixels, decoded, png, resized
 from layer_generation.quadrants import Kind, QuadrantStore
 from layer_generation.web.items import Quadrant, rectangle, shown
@@ -19,7 +25,11 @@ from layer_generation.web.shelf import Pictures
 
 MOST_QUADRANTS = 256
 """Of a rectangle that goes out or comes in as one picture: 8192 x 8192 px."""
+_MOST_TRIES = 5
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+
+Picture = tuple[int, int, bytes]
+"""Column, row and PNG of a quadrant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +88,62 @@ def imported(
 ) -> tuple[Quadrant, ...]:
     """Put a picture of whole quadrants into the map; return the quadrants that were written.
 
-    Quadrants that are wholly transparent in it are left as they are. Raises
-    ImageInvalid for a picture of another size, PicturesThere.
+    It is laid over what is there: where it is transparent that stays, pixel by
+    pixel, and quadrants that are wholly transparent in it are left as they are.
+    Raises ImageInvalid for a picture of another size, PicturesThere, and
+    NothingBeneath where it is partly transparent over a quadrant without a picture.
     """
-    pixels, opaque = _with_alpha(data)
-    rows, cols = pixels.shape[:2]
+    over = _with_alpha(data)
+    rows, cols = over.shape[:2]
     if rows % QUADRANT_PX or cols % QUADRANT_PX or not rows * cols:
         raise ImageInvalid(
             "the picture", f"is {cols} x {rows} px; expected whole quadrants of {QUADRANT_PX} px"
         )
     box = Box.between(corner, (corner[0] + cols // QUADRANT_PX - 1, corner[1] + rows // QUADRANT_PX - 1))
-    written = {
-        (x, y): png(np.ascontiguousarray(pixels[_span(y - box.y), _span(x - box.x)]))
-        for x, y in box.quadrants
-        if opaque[_span(y - box.y), _span(x - box.x)].any()
-    }
+    parts = {(x, y): over[_span(y - box.y), _span(x - box.x)] for x, y in box.quadrants}
+    written = [one for one, part in parts.items() if part[..., 3].any()]
     _known(store, written)
-    there = [one for one in written if store.has(kind, *one)]
-    if there and not overwrite:
-        raise PicturesThere(kind, shown(there))
-    store.store(kind, [(x, y, data) for (x, y), data in written.items()], "", {"model": "imported"})
+
+    def laid() -> list[Picture]:
+        there = [one for one in written if store.has(kind, *one)]
+        if there and not overwrite:
+            raise PicturesThere(kind, shown(there))
+        bare = [one for one in written if one not in there and (parts[one][..., 3] < 255).any()]
+        if bare:
+            raise NothingBeneath(kind, shown(bare))
+        return [(x, y, png(_over(_below(store, kind, x, y), parts[x, y]))) for x, y in written]
+
+    _changed(store, kind, written, laid, {"model": "imported"})
     return tuple(written)
+
+
+def _below(store: QuadrantStore, kind: Kind, x: int, y: int) -> Pixels | None:
+    data = store.image(kind, x, y)
+    return None if data is None else _of_size(decoded(data, f"{kind} {x},{y}"))
+
+
+def _over(below: Pixels | None, part: Pixels) -> Pixels:
+    """Return colours with alpha, shape (rows, cols, 4), laid over others, shape (rows, cols, 3)."""
+    alpha = part[..., 3:].astype(np.float32) / 255
+    if below is None or (alpha == 1).all():
+        return np.ascontiguousarray(part[..., :3])
+    return np.rint(part[..., :3] * alpha + below * (1 - alpha)).astype(np.uint8)
+
+
+def _changed(
+    store: QuadrantStore,
+    kind: Kind,
+    quadrants: Sequence[Quadrant],
+    made: Callable[[], list[Picture]],
+    facts: Mapping[str, object],
+) -> list[Picture]:
+    """Store pictures made from those that are there; made anew where somebody else changes one meanwhile."""
+    for _ in range(_MOST_TRIES):
+        before = {one: store.version(kind, *one) for one in quadrants}
+        pictures = made()
+        if store.store_over(kind, pictures, before, facts):
+            return pictures
+    raise ItemInvalid(f"{shown(quadrants)}: others change pictures there all the time; try again")
 
 
 def filled(store: QuadrantStore, quadrants: Sequence[Quadrant], color: str) -> int:
@@ -120,17 +165,19 @@ def recolored(
     less the farther they are, up to `softness` (0..100, in hundredths of the way
     from black to white). Raises ItemInvalid and ImageInvalid.
     """
-    changed = []
-    for x, y in quadrants:
-        data = store.image("generation", x, y)
-        if data is None:
-            continue
-        before = decoded(data, f"generation {x},{y}")
-        after = _recolored(before, color_of(color), color_of(replacement), softness)
-        if not np.array_equal(before, after):
-            changed.append((x, y, png(after)))
-    store.store("generation", changed, "", {"model": f"{color} replaced by {replacement}"})
-    return len(changed)
+
+    def replaced() -> list[Picture]:
+        changed = []
+        for x, y in quadrants:
+            before = _below(store, "generation", x, y)
+            if before is not None:
+                after = _recolored(before, color_of(color), color_of(replacement), softness)
+                if not np.array_equal(before, after):
+                    changed.append((x, y, png(after)))
+        return changed
+
+    facts = {"model": f"{color} replaced by {replacement}"}
+    return len(_changed(store, "generation", quadrants, replaced, facts))
 
 
 def color_of(text: str) -> tuple[int, int, int]:
@@ -151,14 +198,14 @@ def _recolored(
     return np.asarray(np.clip(np.rint(moved), 0, 255).astype(np.uint8))
 
 
-def _with_alpha(data: bytes) -> tuple[Pixels, Pixels]:
-    """Return the colours of a picture, and its alpha of shape (rows, cols)."""
+def _with_alpha(data: bytes) -> Pixels:
+    """Return the colours of a picture with alpha, shape (rows, cols, 4)."""
     most = MOST_QUADRANTS * QUADRANT_PX * QUADRANT_PX
     pixels = decoded(data, "the picture", most)
     with Image.open(io.BytesIO(data)) as image:
         if "A" in image.getbands() or "transparency" in image.info:
-            return pixels, np.asarray(image.convert("RGBA"))[..., 3]
-    return pixels, np.full(pixels.shape[:2], 255, dtype=np.uint8)
+            return np.asarray(image.convert("RGBA"))
+    return np.dstack([pixels, np.full(pixels.shape[:2], 255, dtype=np.uint8)])
 
 
 def _known(store: QuadrantStore, quadrants: Iterable[Quadrant]) -> None:
