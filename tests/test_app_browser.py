@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from layer_generation.camera import MercatorGrid
 from layer_generation.quadrants import QuadrantStore
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import NewItem
 from layer_generation.web.page import STATIC
-from layer_generation.web.queue import GenerationQueue
 from tests.image_server import HANG, ImageServer, slow
 from tests.layers import write_map
 

@@ -13,11 +13,11 @@ from layer_generation.errors import AppConfigInvalid, ItemInvalid
 from layer_generation.owners import is_gone, own_name
 from layer_generation.quadrants import QuadrantStore
 from layer_generation.web.answers import listed_json
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import Item, NewItem
 from layer_generation.web.lanes import Lanes, checked
 from layer_generation.web.models import AppConfig, app_config_from, read_app_config
 from layer_generation.web.painters import NumpyPainter
-from layer_generation.web.queue import GenerationQueue
 from layer_generation.web.wishes import Wish, wish
 from tests.image_server import ImageServer, status
 from tests.layers import write_map

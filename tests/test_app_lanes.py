@@ -20,12 +20,13 @@ from layer_generation.camera import MercatorGrid
 from layer_generation.errors import AppConfigInvalid, ItemInvalid
 from layer_generation.pictures import decoded
 from layer_generation.quadrants import QuadrantStore
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import NewItem
 from layer_generation.web.lanes import Lanes
 from layer_generation.web.models import AppConfig, app_config_from, read_app_config
 from layer_generation.web.painters import NumpyPainter
 from layer_generation.web.planning import pictures
-from layer_generation.web.queue import GenerationQueue, Listed
+from layer_generation.web.queue_views import Listed
 from layer_generation.web.wishes import Wish, wish
 from tests.image_server import HANG, ImageServer, slow, status
 from tests.layers import picture, write_map

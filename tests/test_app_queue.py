@@ -17,8 +17,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from layer_generation.errors import ItemInvalid, ItemSettled, ItemUnknown
 from layer_generation.owners import own_name
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import Item, NewItem, checked_item
-from layer_generation.web.queue import MOST_LOST, GenerationQueue
+from layer_generation.web.queue_leases import MOST_LOST
 
 MODELS = ("a", "b")
 

@@ -125,8 +125,8 @@ def enqueue(
 ) -> None:  # fmt: skip
     """Queue quadrants of a map for an app to draw, each picture after its neighbours."""
     from layer_generation.quadrants import QuadrantStore
+    from layer_generation.web.generation_queue import GenerationQueue
     from layer_generation.web.models import read_app_config
-    from layer_generation.web.queue import GenerationQueue
     from layer_generation.web.wishes import Wish, wish, wish_renders
 
     quadrants = _quadrants(named, box)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layer_generation.quadrants import QuadrantState
 from layer_generation.web.items import FINISHED
-from layer_generation.web.queue import Listed
+from layer_generation.web.queue_views import Listed
 
 BITS = {
     "render": 1,

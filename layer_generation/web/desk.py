@@ -12,12 +12,12 @@ from fusi_pipeline.errors import FusiError
 from layer_generation.camera import MercatorGrid, calculate_quadrant_corners
 from layer_generation.quadrants import KINDS, QuadrantStore
 from layer_generation.web.events import Board
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import MOST_GENERATED, RENDER_LANE
 from layer_generation.web.lanes import Lanes, Log
 from layer_generation.web.models import AppConfig
 from layer_generation.web.overviews import MOST_LEVEL, SOON, Made, NotYet, Overviews, Stamps
 from layer_generation.web.painters import Painter
-from layer_generation.web.queue import GenerationQueue
 from layer_generation.web.shelf import Pictures, Shelf
 
 _MAKERS = 2

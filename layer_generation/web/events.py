@@ -19,8 +19,8 @@ from pathlib import Path
 from fusi_pipeline.errors import FusiError
 from layer_generation.quadrants import QuadrantStore
 from layer_generation.web.answers import listed_json, state_json
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.overviews import Stamps
-from layer_generation.web.queue import GenerationQueue
 from layer_generation.web.shelf import LAYER, Pictures, Shelf
 
 _LOOK_S = 0.25

@@ -33,10 +33,10 @@ from layer_generation.owners import own_name
 from layer_generation.quadrants import QuadrantStore
 from layer_generation.received import Answers
 from layer_generation.web.drawing import Drawing
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import PENDING, RENDER, RENDER_LANE, Item, Quadrant, checked_item
 from layer_generation.web.models import AppConfig, Model
 from layer_generation.web.painters import Painter
-from layer_generation.web.queue import GenerationQueue
 
 MOST_ATTEMPTS = 4
 """Of an item, when the model failed at it."""

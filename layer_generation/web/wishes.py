@@ -8,10 +8,10 @@ from typing import Any
 
 from layer_generation.errors import ItemInvalid
 from layer_generation.quadrants import QuadrantStore
+from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import GENERATE, MOST_RENDERED, RENDER, Item, NewItem, Quadrant, shown
 from layer_generation.web.models import AppConfig
 from layer_generation.web.planning import pictures
-from layer_generation.web.queue import GenerationQueue
 
 _MOST_PLANS = 5
 """Times that a wish is planned when others queue pictures at the same place meanwhile."""
