@@ -349,6 +349,16 @@ def test_large_tiles_are_remembered_while_recent_and_small_ones_always(tmp_path:
     assert problems(path) == []
 
 
+def test_large_tiles_that_differ_in_one_byte_are_both_kept(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 8
+    other = data[:100] + b"!" + data[101:]
+    tiles = {0: data, 1: other, 2: data, 3: data, 4: other}
+    path = write(tmp_path / "a.pmtiles", tiles)
+    with PMTilesReader(path) as reader:
+        assert read_all(reader) == tiles
+    assert problems(path) == []
+
+
 # -- failures of the writer
 
 

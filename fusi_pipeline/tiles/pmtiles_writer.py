@@ -23,6 +23,7 @@ from pmtiles.tile import zxy_to_tileid
 from fusi_pipeline.errors import ArchiveUnsuitable
 from fusi_pipeline.tiles import directory as codec
 from fusi_pipeline.tiles.archive import ArchiveMetadata
+from fusi_pipeline.tiles.digested_file import DigestedFile
 from fusi_pipeline.tiles.directory import (
     DEGREE_E7,
     DIRECTORY_DIGEST,
@@ -83,14 +84,14 @@ class PMTilesWriter:
         self._next_id = 0
         self._first_zoom = self._last_zoom = 0
         self._contents = _Contents(recent)
-        self._tile_digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             scratch = stack.enter_context(replacing(self.path))
-            self._file = stack.enter_context(scratch.open("wb"))
+            self._file = stack.enter_context(scratch.open("w+b", buffering=0))
             self._file.write(bytes(FIRST_READ_BYTES))
             self._leaves = stack.enter_context(_Leaves(self.path.parent, self._leaf_entries))
+            self._tiles = stack.enter_context(DigestedFile(self._file))
             stack.push(self._finish)
             self._stack = stack.pop_all()
         return self
@@ -111,13 +112,12 @@ class PMTilesWriter:
         self._last_zoom = z
         self._next_id = tile_id + 1
         self.tiles_written += 1
-        offset = self.bytes_written - FIRST_READ_BYTES
-        known = self._contents.place(data, offset)
+        offset = self.bytes_written
+        known = self._contents.place(data, offset, self._tiles)
         if known == offset:
-            self._file.write(data)
-            self._tile_digest.update(data)
+            self._tiles.append(data)
             self.bytes_written += len(data)
-        self._leaves.add(tile_id, known, len(data))
+        self._leaves.add(tile_id, known - FIRST_READ_BYTES, len(data))
 
     def _finish(self, kind: object, _error: object, _trace: object) -> None:
         if kind is not None:
@@ -126,7 +126,7 @@ class PMTilesWriter:
             raise ArchiveUnsuitable(self.path, "there is no tile to put into it")
         root = self._leaves.finish()
         digests = {
-            TILE_DIGEST: self._tile_digest.hexdigest(),
+            TILE_DIGEST: self._tiles.finish(),
             DIRECTORY_DIGEST: self._leaves.digest(root),
         }
         facts = replace(self.metadata, minzoom=self._first_zoom, maxzoom=self._last_zoom)
@@ -171,7 +171,11 @@ class PMTilesWriter:
 
 
 class _Contents:
-    """Where the contents met so far are stored, by a strong hash, in bounded memory."""
+    """Where in the file the contents met so far are stored, in bounded memory.
+
+    Small ones are known by a strong hash. A larger one is known by its length
+    and a few of its bytes, and held against the bytes of the file where another had the same.
+    """
 
     def __init__(self, recent: int) -> None:
         self.stored = 0
@@ -179,23 +183,31 @@ class _Contents:
         self._small: dict[bytes, int] = {}
         self._recent: dict[bytes, int] = {}
 
-    def place(self, data: bytes, offset: int) -> int:
+    def place(self, data: bytes, offset: int, file: DigestedFile) -> int:
         """Return where `data` is stored; that is `offset`, from now on, where it is not known."""
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        known = self._small.get(digest)
+        small = len(data) <= SMALL_TILE_BYTES
+        key = hashlib.blake2b(data, digest_size=16).digest() if small else _sample(data)
+        known = self._small.get(key) if small else None
         if known is not None:
             return known
-        known = self._recent.pop(digest, None)
-        if known is None:
+        known = self._recent.pop(key, None)
+        if known is None or not (small or file.holds(data, known)):
             known = offset
             self.stored += 1
-            if len(data) <= SMALL_TILE_BYTES and len(self._small) < SMALL_TILES:
-                self._small[digest] = offset
+            if small and len(self._small) < SMALL_TILES:
+                self._small[key] = offset
                 return offset
-        self._recent[digest] = known
+        self._recent[key] = known
         if len(self._recent) > self._recent_limit:
             del self._recent[next(iter(self._recent))]
         return known
+
+
+def _sample(data: bytes) -> bytes:
+    """Return the length of some bytes and a few of them; images that differ mostly differ in these."""
+    third = len(data) // 3
+    parts = (data[third : third + 8], data[2 * third : 2 * third + 8], data[-16:])
+    return b"".join((len(data).to_bytes(8, "little"), *parts))
 
 
 class _Leaves:
