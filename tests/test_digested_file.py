@@ -50,9 +50,12 @@ def test_a_full_disk_is_said_while_appending(tmp_path: Path) -> None:
         for _ in range(10_000):
             tiles.append(bytes(100_000))
 
-    with _Full(tmp_path / "a", "w+b") as file, DigestedFile(file) as tiles:  # type: ignore[arg-type]
-        with pytest.raises(OSError, match="no space left"):
-            append_many(tiles)
+    with (
+        _Full(tmp_path / "a", "w+b") as file,
+        DigestedFile(file) as tiles,  # type: ignore[arg-type]
+        pytest.raises(OSError, match="no space left"),
+    ):
+        append_many(tiles)
 
 
 def test_a_full_disk_is_said_at_the_end(tmp_path: Path) -> None:
