@@ -148,6 +148,7 @@ def enqueue(
                         negative_prompt=negative_prompt,
                         seed=seed,
                         regenerate=regenerate,
+                        renders_missing=True,
                     ),
                 )
     facts: dict[str, Any] = {

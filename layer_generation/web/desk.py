@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from layer_generation.web.shelf import Pictures, Shelf
 
 _MAKERS = 2
 """Threads that make overviews."""
+
+_ABANDONED = "no app that runs now draws with it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,16 +194,24 @@ class Desk:
                     except NotYet:
                         continue
 
-    def lanes_json(self, pending: Mapping[str, int], running: Mapping[str, int]) -> list[dict[str, object]]:
-        """Return every lane with the item it is at and the number of those that wait."""
+    def lanes_json(
+        self, pending: Mapping[str, int], running: Mapping[str, int], worked_at: Collection[str]
+    ) -> list[dict[str, object]]:
+        """Return every lane with the item it is at and the number of those that wait.
+
+        `worked_at` are lanes of apps that run now; other apps may have models that this one has not.
+        """
         names = {one.model_id: one.name for one in self.given.config.models} | {RENDER_LANE: "Renders"}
+        names |= {lane: lane for lane in pending if lane and lane not in names}
         return [
             {
                 "lane": lane,
                 "name": name,
                 "running": running.get(lane),
                 "pending": pending.get(lane, 0),
-                "paused": self.lanes.paused(lane),
+                "paused": _ABANDONED
+                if pending.get(lane) and lane not in worked_at
+                else self.lanes.paused(lane),
             }
             for lane, name in names.items()
         ]

@@ -9,10 +9,11 @@ that pages learn what changed since they looked, also after a restart.
 
 from __future__ import annotations
 
+from layer_generation.web.queue_apps import QueueApps
 from layer_generation.web.queue_leases import QueueLeases
 from layer_generation.web.queue_orders import QueueOrders
 from layer_generation.web.queue_screening import QueueScreening
 
 
-class GenerationQueue(QueueOrders, QueueLeases, QueueScreening):
+class GenerationQueue(QueueOrders, QueueLeases, QueueScreening, QueueApps):
     """An open queue, whole. Use it as a context manager; one object is for one thread."""

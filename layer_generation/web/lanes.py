@@ -9,11 +9,12 @@ items wait.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -53,18 +54,25 @@ _CYCLES_LOOK_S = 2.0
 Log = Callable[[str], None]
 
 
-def checked(config: AppConfig) -> Callable[[sqlite3.Row], tuple[Item, str]]:
-    """Return what checks a row of the queue against the models, and names its lane."""
+def checked(
+    config: AppConfig, of_others: Callable[[], Collection[str]] = frozenset
+) -> Callable[[sqlite3.Row], tuple[Item, str]]:
+    """Return what checks a row of the queue against the models, and names its lane.
+
+    `of_others` returns the models that other apps of the map have: rows of those are theirs.
+    """
 
     def check(row: sqlite3.Row) -> tuple[Item, str]:
         item = checked_item(row)
         if item.item_type == RENDER:
             return item, RENDER_LANE
         model = config.model(item.model_id)
-        if model is None:
-            known = ", ".join(one.model_id for one in config.models)
-            raise ItemInvalid(f"model_id = {item.model_id!r}: expected one of {known}")
-        return replace(item, model_id=model.model_id), model.model_id
+        if model is not None:
+            return replace(item, model_id=model.model_id), model.model_id
+        if item.model_id is not None and item.model_id in of_others():
+            return item, item.model_id
+        known = ", ".join(one.model_id for one in config.models)
+        raise ItemInvalid(f"model_id = {item.model_id!r}: expected one of {known}")
 
     return check
 
@@ -85,6 +93,7 @@ class Lanes:
         self._environment = environment
         self._painter = painter
         self._log = log
+        self._name = f"{own_name()}:{secrets.token_hex(4)}"
         self._closing = threading.Event()
         self._wake = threading.Condition()
         self._rounds = 0
@@ -97,6 +106,7 @@ class Lanes:
     def start(self) -> None:
         """Take up what an earlier app left, and begin."""
         with GenerationQueue(self._folder) as queue:
+            queue.offer(self._name, self._rests.keys())
             back = queue.recover()
             if back:
                 self._log(f"{back} items that an earlier app was at are made again")
@@ -110,8 +120,9 @@ class Lanes:
             self._wake.notify_all()
 
     def paused(self, lane: str) -> str | None:
-        """Return why a lane rests; None where it does not."""
-        return self._rests[lane].reason or None
+        """Return why a lane rests; None where it does not, or is another app's."""
+        rest = self._rests.get(lane)
+        return rest.reason or None if rest else None
 
     def _rouse(self) -> None:
         """Have the lanes that rest try again now: there is a new wish, or a retry."""
@@ -126,6 +137,8 @@ class Lanes:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(patience_s)
+        with suppress(FusiError), GenerationQueue(self._folder) as queue:
+            queue.withdraw(self._name)
 
     # A lane
 
@@ -145,7 +158,7 @@ class Lanes:
         try:
             while not self._closing.is_set():
                 rounds = self._rounds
-                if bench.queue.screen(checked(self._config)):
+                if bench.queue.screen(checked(self._config, bench.queue.models_of_others)):
                     self._rouse()
                 rests = bench.rest.goes_on()
                 item = None if rests else bench.queue.claim(bench.lane, bench.worker, _LEASE_S)

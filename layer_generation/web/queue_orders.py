@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from layer_generation.errors import ItemSettled
-from layer_generation.web.items import CANCELLED, FINISHED, PROCESSING, Item, NewItem
+from layer_generation.web.items import CANCELLED, FINISHED, PROCESSING, Item, NewItem, item_of
 from layer_generation.web.queue_ids import tame
 from layer_generation.web.queue_views import Listed, QueueViews, active_items
 
@@ -98,12 +98,15 @@ class QueueOrders(QueueViews):
         ).rowcount
 
     def retry(self, number: int) -> Listed:
-        """Have a failed or cancelled item made after all. Raises ItemUnknown and ItemSettled."""
+        """Have a failed or cancelled item made after all.
+
+        Raises ItemUnknown, and ItemSettled where it is neither, or another item draws the same by now.
+        """
         with self._writing() as db:
-            done = db.execute(
-                f"{_AGAIN} WHERE id = ? AND status IN ('error', 'cancelled')", (number,)
-            ).rowcount
+            done, others = self._retry(db, "id = ?", (number,))
         listed = self.get(number)
+        if others:
+            raise ItemSettled(f"item {others[0]} draws what item {number} would; cancel that first")
         if not done:
             raise ItemSettled(
                 f"item {number} is {listed.item.status}; only failed and cancelled ones are retried"
@@ -111,9 +114,32 @@ class QueueOrders(QueueViews):
         return listed
 
     def retry_failed(self) -> int:
-        """Have all failed items made after all; return how many that were."""
+        """Have all failed items made after all; return how many that were.
+
+        What another item draws by now stays as it is.
+        """
         with self._writing() as db:
-            return db.execute(f"{_AGAIN} WHERE status = 'error'").rowcount
+            return self._retry(db, "status = 'error'", ())[0]
+
+    def _retry(self, db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> tuple[int, list[int]]:
+        """Return how many items are made after all, and ids of those that draw what others would."""
+        taken = {(one.item_type, place): one.id for one in active_items(db) for place in one.quadrants}
+        rows = db.execute(
+            f"SELECT * FROM generation_queue WHERE {where} AND status IN ('error', 'cancelled') ORDER BY id",
+            values,
+        ).fetchall()
+        again: list[tuple[int]] = []
+        others: list[int] = []
+        for item in map(item_of, rows):
+            places = [(item.item_type, place) for place in item.quadrants]
+            busy = [taken[one] for one in places if one in taken]
+            if busy:
+                others.append(busy[0])
+                continue
+            again.append((item.id,))
+            taken.update(dict.fromkeys(places, item.id))
+        db.executemany(f"{_AGAIN} WHERE id = ?", again)
+        return len(again), others
 
     def remove(self, number: int) -> None:
         """Take a finished item off the list; what waits for one that is not complete is cancelled.

@@ -77,6 +77,15 @@ def checked(db: Database) -> None:
     db.execute("CREATE INDEX idx_queue_unchecked ON generation_queue (id) WHERE checked IS NOT 1")
 
 
+@_migrations()
+def lanes_of_apps(db: Database) -> None:
+    """Have apps say which lanes they work at; `app` is empty for what some app once had."""
+    db.execute(
+        "CREATE TABLE queue_lanes (lane TEXT NOT NULL, app TEXT NOT NULL, since REAL NOT NULL,"
+        " PRIMARY KEY (lane, app)) WITHOUT ROWID"
+    )
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date."""
     if _migrations.pending(db):

@@ -49,6 +49,14 @@ class QueueViews(QueueFile):
             raise ItemUnknown(number)
         return found[0]
 
+    def of(self, numbers: Sequence[int]) -> tuple[int, list[Listed]]:
+        """Return the newest revision, and items by their ids; those that are no more are left out."""
+        with self._snapshot() as db:
+            found: list[Listed] = []
+            for part in _parts(numbers):
+                found += self._listed(f"id IN ({', '.join('?' * len(part))})", tuple(part))
+            return _newest(db), found
+
     def listed(self, finished: int = 100) -> tuple[int, list[Listed]]:
         """Return the newest revision and all items that are not finished, with the newest finished ones."""
         with self._snapshot() as db:

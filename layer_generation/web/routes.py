@@ -15,7 +15,7 @@ from layer_generation.web import editing, requests, wishes
 from layer_generation.web.answers import listed_json, state_json
 from layer_generation.web.desk import Desk
 from layer_generation.web.events import MOST_REVISION, Cursor
-from layer_generation.web.items import PENDING, PROCESSING
+from layer_generation.web.items import GENERATE, PENDING, PROCESSING
 from layer_generation.web.overviews import MOST_LEVEL, NotYet
 from layer_generation.web.shelf import LAYER, Pictures
 from layer_generation.web.wishes import Queued, Wish
@@ -140,6 +140,7 @@ def _wishes(routes: APIRouter, desk: Desk) -> None:
             seed=body.seed,
             parameters=body.parameters,
             regenerate=body.regenerate,
+            renders_missing=desk.painter.kind != "none",
         )
         with desk.queue() as queue, desk.store() as store:
             return _queued(desk, wishes.wish(queue, store, desk.given.config, wanted))
@@ -152,11 +153,13 @@ def _wishes(routes: APIRouter, desk: Desk) -> None:
 
 def _queued(desk: Desk, queued: Queued) -> Response:
     with desk.queue() as queue:
-        listed = [listed_json(queue.get(number)) for number in queued.items]
+        revision, listed = queue.of(queued.items)
+    drawn = [one for one in listed if one.item.item_type == GENERATE] or listed
     return _plain(
         {
-            "items": listed,
-            "calls": len(listed),
+            "revision": revision,
+            "items": [listed_json(one) for one in listed],
+            "calls": len(drawn),
             "skipped": [list(one) for one in queued.skipped],
             "without_context": list(queued.without_context),
         },
@@ -173,7 +176,7 @@ def _queue(routes: APIRouter, desk: Desk) -> None:
                 revision, listed = queue.listed(finished)
             else:
                 revision, listed, removed = queue.changed_since(since)
-            active = queue.active()
+            active, worked_at = queue.active(), queue.lanes_worked_at()
         running = {one.lane: one.id for one in active if one.status == PROCESSING}
         pending = Counter(one.lane for one in active if one.status == PENDING)
         return _plain(
@@ -181,7 +184,7 @@ def _queue(routes: APIRouter, desk: Desk) -> None:
                 "revision": revision,
                 "items": [listed_json(one) for one in listed],
                 "removed": removed,
-                "lanes": desk.lanes_json(pending, running),
+                "lanes": desk.lanes_json(pending, running, worked_at),
             }
         )
 
