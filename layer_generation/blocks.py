@@ -26,7 +26,8 @@ class BlockRow:
     extension: int
     """0 for what was planned first, then 1, 2, ... for what came into the map later."""
     reason: str | None
-    """Why its shape of the map allows no legal block here; None where it is legal."""
+    """Why the map, as it was when planned, allowed less context here than a block should have; None where
+    it has all."""
 
     @property
     def quadrants(self) -> tuple[tuple[int, int], ...]:

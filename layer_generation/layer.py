@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class PlanReport:
     by_type: dict[str, int]
     irregular: int
     """Blocks whose surroundings the shape of the map does not allow to be as they should."""
+    reasons: dict[str, int]
+    """Of these, how many for which reason."""
     bound: int | None
     """No plan can do with fewer calls; None where that is not known."""
 
@@ -66,6 +69,8 @@ class LayerStatus:
     errors: tuple[dict[str, object], ...]
     """Failed blocks: id, place, type, attempts, endpoint and message."""
     by_endpoint: dict[str, int] = field(default_factory=dict)
+    irregular: tuple[dict[str, object], ...] = ()
+    """Blocks with less context than they should have: id, place, type and the reason."""
 
 
 def init_layer(
@@ -153,6 +158,7 @@ def status_of(layer_dir: Path) -> LayerStatus:
         quadrants=sum(block.width * block.height for block in blocks),
         errors=tuple(_trouble(block) for block in blocks if block.status == "error"),
         by_endpoint=dict(sorted(by_endpoint.items())),
+        irregular=tuple({**_place(block), "reason": block.reason} for block in blocks if block.reason),
     )
 
 
@@ -162,13 +168,19 @@ def retry_errors(layer_dir: Path) -> int:
         return progress.retry_errors()
 
 
-def _trouble(block: BlockRow) -> dict[str, object]:
+def _place(block: BlockRow) -> dict[str, object]:
     return {
         "id": block.id,
         "x": block.x,
         "y": block.y,
         "type": f"{block.width}x{block.height}",
         "step": block.step,
+    }
+
+
+def _trouble(block: BlockRow) -> dict[str, object]:
+    return {
+        **_place(block),
         "attempts": block.attempts,
         "endpoint": block.model_name,
         "message": block.error_message,
@@ -292,5 +304,6 @@ def _report(layer_dir: Path, config: LayerConfig, added: int, bound: int | None)
         by_step=by_step,
         by_type=dict(sorted(by_type.items(), reverse=True)),
         irregular=sum(block.reason is not None for block in blocks),
+        reasons=dict(Counter(block.reason for block in blocks if block.reason).most_common()),
         bound=bound,
     )

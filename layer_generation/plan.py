@@ -37,7 +37,8 @@ class Summary:
 
     `calls_per_step` and `waves_per_step` are for steps 1, 2, 3, `calls_by_type` for the names in
     `TYPES`. No plan of blocks with context has fewer than `lower_bound` calls; blocks that an
-    earlier plan has fixed count in full. `without_context` blocks have a reason.
+    earlier plan has fixed count in full. `without_context` blocks have a reason; so have those that
+    see a corner unfinished, which are not counted here.
     """
 
     quadrants: int
@@ -61,7 +62,8 @@ class Plan:
     All arrays but `waits_for` are (blocks,). `x`, `y` are a block's north-west quadrant, `width`
     and `height` its size in quadrants. `wave` counts from 0 within a step, `extension` is 0 for
     what was planned first. `waits_for` is (m, 2): a block and one it waits for, sorted; the latter
-    has the smaller number. `reason` says, by number, why a block has no context when its turn comes.
+    has the smaller number. `reason` says, by number, why a block has no context when its turn comes, or
+    sees something unfinished beside it. It speaks of the map as it was planned: an extension leaves it.
     """
 
     step: Numbers
@@ -83,8 +85,18 @@ class Plan:
         return _quadrants(self.x, self.y, self.width, self.height)[0]
 
 
-_NO_WINDOW = "the map has no 2x2 quadrants around this one, so nothing can be its context on two sides"
-_NO_SEED = "no 2x2 that would finish three quadrants of a window around this one fits beside its neighbours"
+CORNER_UNFINISHED = (
+    "a quadrant at its corner was not in the map when planned, or is drawn after it: its picture shows"
+    " that unfinished"
+)
+"""The reason of a single that has context on all sides, but for a corner."""
+_NO_WINDOW = (
+    "the map had no 2x2 quadrants around this one when planned, so nothing can be its context on two sides"
+)
+_NO_SEED = (
+    "no 2x2 that would finish three quadrants of a window around this one fitted beside its neighbours"
+    " when planned"
+)
 
 
 class _Blocks(NamedTuple):
@@ -96,6 +108,7 @@ class _Blocks(NamedTuple):
     width: Indices
     height: Indices
     legal: Mask
+    whole: Mask
 
 
 def plan(quadrants: ArrayLike) -> Plan:
@@ -195,6 +208,7 @@ def _covering(cells: Cells, finished: Mask) -> _Blocks:
         width=np.concatenate([part.width for part in parts]),
         height=np.concatenate([part.height for part in parts]),
         legal=np.concatenate([part.legal for part in parts]),
+        whole=np.concatenate([part.whole for part in parts]),
     )
 
 
@@ -216,6 +230,7 @@ def _part_blocks(cells: Cells, finished: Mask, corners: Mask, turned: bool) -> _
         width=np.concatenate([np.full(counts[0], 2), np.where(tall, 1, 2), np.ones(counts[2], np.int64)]),
         height=np.concatenate([np.full(counts[0], 2), np.where(tall, 2, 1), np.ones(counts[2], np.int64)]),
         legal=np.concatenate([np.ones(counts[0] + counts[1], bool), rest.legal]),
+        whole=np.concatenate([np.ones(counts[0] + counts[1], bool), rest.whole]),
     )
 
 
@@ -229,6 +244,7 @@ def _in_order(cells: Cells, blocks: _Blocks) -> _Blocks:
         width=blocks.width[order],
         height=blocks.height[order],
         legal=blocks.legal[order],
+        whole=blocks.whole[order],
     )
 
 
@@ -251,6 +267,7 @@ def _behind(earlier: Plan, cells: Cells, finished: Mask, blocks: _Blocks, origin
     block[_places(grid, held - origin)] = owner
     added_waits = waits(cells, block, step[block] == 3, len(earlier))
     reason = {**earlier.reason, **_reasons(cells, blocks, len(earlier))}
+    without_context = sum(why != CORNER_UNFINISHED for why in reason.values())
     unfinished = ~finished[:-1]
     bound = len(earlier) + fewest_calls(grid[unfinished], in_window(cells)[unfinished])
     return Plan(
@@ -263,17 +280,17 @@ def _behind(earlier: Plan, cells: Cells, finished: Mask, blocks: _Blocks, origin
         extension=column(earlier.extension, np.full(len(blocks.first), extension)),
         waits_for=column(earlier.waits_for, added_waits),
         reason=reason,
-        summary=_summary(step, wave, width, height, bound, len(reason)),
+        summary=_summary(step, wave, width, height, bound, without_context),
     )
 
 
 def _reasons(cells: Cells, blocks: _Blocks, offset: int) -> dict[int, str]:
-    """Return why blocks have no context, by their number in the plan."""
-    without = np.flatnonzero(~blocks.legal)
-    windowed = in_window(cells)[blocks.first[without]]
+    """Return why blocks have no context, or less than all, by their number in the plan."""
+    less = np.flatnonzero(~blocks.whole)
+    windowed, legal = in_window(cells)[blocks.first[less]], blocks.legal[less]
     return {
-        int(number) + offset: _NO_SEED if inside else _NO_WINDOW
-        for number, inside in zip(without, windowed, strict=True)
+        int(number) + offset: CORNER_UNFINISHED if seen else _NO_SEED if inside else _NO_WINDOW
+        for number, inside, seen in zip(less, windowed, legal, strict=True)
     }
 
 

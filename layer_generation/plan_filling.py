@@ -4,7 +4,8 @@ A strip (1x2 or 2x1) is as wide as the picture sent to the model in one directio
 its short ends must touch nothing finished, one long side must be finished, and the
 other must be wholly finished or not at all, or a finished neighbour would lie outside
 the picture and show as a seam. A single needs a 2x2 window whose other three
-quadrants are finished.
+quadrants are finished. Where one at its corner is not, between two that are, its
+picture shows that one unfinished, since it shows all that is finished beside it.
 
 Blocks are placed in passes; those of one pass do not touch. A block's wave is one
 more than that of the latest block of its step that it touches, so waves keep the
@@ -29,7 +30,8 @@ class Filling:
 
     `strips` are the (s,) north-west quadrants, `vertical` says which go downwards, and
     `strip_waves` count from 0. `singles` are (k,), with `single_waves`; `legal` says which of
-    them have a window of three finished quadrants when their turn comes.
+    them have a window of three finished quadrants when their turn comes, `whole` which of them
+    have a picture that shows all their finished neighbours and nothing unfinished.
     """
 
     strips: Indices
@@ -38,6 +40,7 @@ class Filling:
     singles: Indices
     single_waves: Indices
     legal: Mask
+    whole: Mask
 
 
 def filled(cells: Cells, corners: Indices, finished: Mask) -> Filling:
@@ -56,8 +59,7 @@ def filled(cells: Cells, corners: Indices, finished: Mask) -> Filling:
         strips.append(heads)
         vertical.append(np.full(len(heads), downwards))
     heads = np.concatenate(strips)
-    singles, single_waves, legal = _singles(cells, done)
-    return Filling(heads, np.concatenate(vertical), wave[heads], singles, single_waves, legal)
+    return Filling(heads, np.concatenate(vertical), wave[heads], *_singles(cells, done))
 
 
 def calls(cells: Cells, corners: Indices, finished: Mask) -> Indices:
@@ -179,18 +181,19 @@ def in_window(cells: Cells) -> Mask:
     return _has_window(cells, cells.everywhere(), np.arange(cells.n))
 
 
-def _singles(cells: Cells, done: Mask) -> tuple[Indices, Indices, Mask]:
-    """Return all that is not done as singles in an order that gives them context, their waves, legality.
+def _singles(cells: Cells, done: Mask) -> tuple[Indices, Indices, Mask, Mask]:
+    """Return all that is not done as singles in an order that gives context; their waves, `legal`, `whole`.
 
     Seamless ones go first, then those with any window, then, only where none is left, the ones
     nearest to having one. Quadrants in no window of the map come last.
     """
     rest = np.flatnonzero(~done[:-1])
     wave = np.full(cells.n + 1, -1)
-    placed, legal = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+    placed, legal, whole = [np.zeros(0, np.int64)], [np.zeros(0, bool)], [np.zeros(0, bool)]
     while len(rest):
         ready = _has_window(cells, done, rest)
         turn = ready & _seamless(cells, done, rest)
+        whole_turn = bool(turn.any())
         if not turn.any():
             turn = ready if ready.any() else _nearest(cells, done, rest)
         chosen = _apart(cells, rest[turn])
@@ -198,9 +201,10 @@ def _singles(cells: Cells, done: Mask) -> tuple[Indices, Indices, Mask]:
         done[chosen] = True
         placed.append(chosen)
         legal.append(np.full(len(chosen), ready.any()))
+        whole.append(np.full(len(chosen), whole_turn))
         rest = rest[~done[rest]]
     singles = np.concatenate(placed)
-    return singles, wave[singles], np.concatenate(legal)
+    return singles, wave[singles], np.concatenate(legal), np.concatenate(whole)
 
 
 def _apart(cells: Cells, numbers: Indices) -> Indices:

@@ -179,6 +179,16 @@ class Template:
     frame_px: int = 0
     """Width of the frame; 0 where there is none."""
 
+    @property
+    def framed(self) -> tuple[slice, slice]:
+        """Rows and columns that a frame is drawn around.
+
+        All that is to be drawn where that is a rectangle, else the block.
+        """
+        rows, cols = (np.flatnonzero(~self.known.all(axis=axis)) for axis in (1, 0))
+        area = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+        return self.placement.block if self.known[area].any() else area
+
 
 def template(
     placement: Placement, source_of: SourceOf, finished_of: PictureOf, frame_px: int = 0
@@ -203,11 +213,12 @@ def template(
     for quadrant in placement.context:
         rows, cols = _lay(image, placement, quadrant, finished_of(*quadrant))
         known[rows, cols] = True
+    plain = Template(placement, image, known, image)
     if not frame_px or not known.any():
-        return Template(placement, image, known, image)
+        return plain
     framed = image.copy()
-    _draw_frame(framed, placement, frame_px)
-    return Template(placement, framed, known, image, frame_px)
+    _draw_frame(framed[plain.framed], frame_px)
+    return replace(plain, image=framed, frame_px=frame_px)
 
 
 def _own_source(source_of: SourceOf, x: int, y: int) -> Pixels:
@@ -233,10 +244,8 @@ def _lay(image: Pixels, placement: Placement, quadrant: Quadrant, picture: Pixel
     return rows, cols
 
 
-def _draw_frame(image: Pixels, placement: Placement, width_px: int) -> None:
-    """Draw a frame inside the edge of the block."""
-    rows, cols = placement.block
-    part = image[rows, cols]
+def _draw_frame(part: Pixels, width_px: int) -> None:
+    """Draw a frame inside the edge of a part of a picture."""
     inside = part[width_px:-width_px, width_px:-width_px].copy()
     part[:] = FRAME_COLOR
     part[width_px:-width_px, width_px:-width_px] = inside
@@ -266,7 +275,7 @@ def kept(
     placement = one.placement
     answer = _fitted(answer, placement.width, placement.height)
     if one.frame_px:
-        answer = _unframed(answer, placement, one.frame_px)
+        answer = _unframed(answer, one.framed, one.frame_px)
     drift = 0.0
     if one.known.any():
         drift = _drift(answer, one)
@@ -305,16 +314,16 @@ def _fitted(answer: Pixels, width: int, height: int) -> Pixels:
     return resized(answer, width, height)
 
 
-def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
+def _unframed(answer: Pixels, framed: tuple[slice, slice], width_px: int) -> Pixels:
     """Return the answer with what is left of the frame replaced by the pixels just inside it.
 
     Left of it is the whole frame where it has one colour, whichever, that hardly
     any pixel just inside has, as of a model that changes all colours alike; else
     each side of it that has the frame's own colour. A line that a model drew along
-    one side of the block in another colour is a part of the picture.
+    one side of it in another colour is a part of the picture.
     """
     out = answer.copy()
-    block = out[placement.block]
+    block = out[framed]
     left = _frame_left(block, width_px)
     for side, frame in zip(_sides(block), _sides(left), strict=True):
         inner = side[width_px]
@@ -324,7 +333,7 @@ def _unframed(answer: Pixels, placement: Placement, width_px: int) -> Pixels:
 
 
 def _frame_left(block: Pixels, width_px: int) -> Mask:
-    """Return which pixels of a block are left of the frame, shape (rows, cols)."""
+    """Return which pixels inside a frame are left of it, shape (rows, cols)."""
     ring, inside = np.ones(block.shape[:2], dtype=bool), np.zeros(block.shape[:2], dtype=bool)
     ring[width_px:-width_px, width_px:-width_px] = False
     inside[width_px:-width_px, width_px:-width_px] = True

@@ -39,7 +39,8 @@ from tests.image_server import ImageServer
 Quadrant = tuple[int, int]
 SLOTS = 2
 _JUST_NOW_S = 0.25
-"""An answer that was sent so shortly before a kill need not have reached the disk."""
+"""An answer that was sent so shortly before a kill may still have been under way to the disk, where a call
+ends."""
 _STEP_S = 0.0005
 _FAR_S = 120.0
 _FUSI = """
@@ -118,7 +119,7 @@ class Life:
     ended: float
     killed: bool
     held: frozenset[object] = frozenset()
-    """Of a killed one the blocks that it was making, by their seeds."""
+    """Of a killed one the blocks that it was making and had no answer on the disk for, by their seeds."""
 
 
 @dataclass(slots=True)
@@ -141,7 +142,11 @@ class Outcome:
         return sum(life.killed for life in self.lives)
 
     def in_flight(self, *, just_now_s: float = _JUST_NOW_S) -> Counter[object]:
-        """Return, by seed, how often a call of a killed runner was under way when it was killed."""
+        """Return, by seed, how often a call of a killed runner was under way when it was killed.
+
+        That is a call whose answer was not on the disk, and had not left the server longer ago than
+        `just_now_s`; with 0, a call that the server was still at.
+        """
         found: Counter[object] = Counter()
         for life in self.lives:
             asked = {
@@ -204,7 +209,7 @@ class Killer:
         ended = time.monotonic()
         code = runner.wait(timeout=_FAR_S)
         if kill and not over:
-            held |= self._held(runner)
+            held = (held | self._held(runner)) - self._stored()
         self.lives.append(Life(began, ended, kill and not over, frozenset(held)))
         assert kill or code == 0, f"a runner that nobody killed ended with {code}"
         return over
@@ -238,6 +243,12 @@ class Killer:
             ).fetchall()
         mine = {block for block, worker in rows if f":{runner.pid}:" in (worker or "")}
         return {seed for block, seed in self._seeds.items() if block in mine}
+
+    def _stored(self) -> set[object]:
+        """Return the seeds of the blocks whose answers are on the disk."""
+        folder = self.layer / "generations" / FOLDER
+        blocks = {int(path.name.partition("-")[0]) for path in folder.glob("*.answer")}
+        return {seed for block, seed in self._seeds.items() if block in blocks}
 
     def _names(self) -> set[str]:
         folder = self.layer / "generations"
@@ -326,7 +337,8 @@ def main() -> None:
         exact, late = sum(found.in_flight(just_now_s=0.0).values()), sum(found.in_flight().values())
         said = (
             f"seed {given.seed}: {found.blocks} blocks, {found.kills} kills, {len(found.calls)} calls:"
-            f" {extra} more than blocks, {exact} under way at kills, {late} with those just answered"
+            f" {extra} more than blocks. Under way at kills were {late}: at {exact} the server was still,"
+            f" of {late - exact} the answer was being read, not yet on the disk"
         )
         sys.stdout.write("\n".join([said, *(found.faults() or ["every promise holds"])]) + "\n")
         sys.exit(bool(found.faults()) or not all_readable(layer))

@@ -96,15 +96,15 @@ def _legality(plan: Plan, blocks: list[list[Position]]) -> Iterator[str]:
         reason = plan.reason.get(number)
         if fault and reason is None:
             yield f"block {number} {block}: {fault}"
-        if reason is not None:
-            if not fault:
-                yield f"block {number} has context and a reason: {reason}"
+        if not fault and (reason is None) == (len(block) == 1 and _sees_unfinished(block[0], done)):
+            yield f"block {number} {block}: all finished around it, or not, and the reason is {reason}"
+        if fault and reason is not None:
             if len(block) > 1:
                 yield f"block {number} of {len(block)} quadrants has no context"
             # An extension may bring a window to a quadrant that had none.
             then = {p for n, b in enumerate(blocks) if plan.extension[n] <= plan.extension[number] for p in b}
             in_a_window = any(set(window) <= then for window in _windows(block[0]))
-            if in_a_window == reason.startswith("the map has no 2x2"):
+            if in_a_window == reason.startswith("the map had no 2x2"):
                 yield f"block {number}: the reason is wrong: {reason}"
 
 
@@ -112,6 +112,21 @@ def _windows(position: Position) -> Iterator[list[Position]]:
     x, y = position
     for dx, dy in CORNERS:
         yield [(x + dx, y), (x, y + dy), (x + dx, y + dy)]
+
+
+def _sees_unfinished(position: Position, done: set[Position]) -> bool:
+    """Tell whether every picture that shows all finished quadrants beside this one shows others, too.
+
+    A picture of two by two quadrants begins with the quadrant, half a quadrant before it, or a whole one.
+    """
+    x, y = position
+    beside = {(x + dx, y + dy) for dx, dy in EDGES} & done
+    for across in ((0, 1), (-1, 0, 1), (-1, 0)):
+        for down in ((0, 1), (-1, 0, 1), (-1, 0)):
+            shown = {(x + dx, y + dy) for dx in across for dy in down} - {position}
+            if beside <= shown <= done:
+                return False
+    return True
 
 
 def _block_fault(block: list[Position], done: set[Position]) -> str | None:
@@ -135,7 +150,8 @@ def _summary(plan: Plan, blocks: list[list[Position]]) -> Iterator[str]:
     summary = plan.summary
     kinds = Counter(f"{w}x{h}" for w, h in zip(plan.width.tolist(), plan.height.tolist(), strict=True))
     found = (summary.quadrants, summary.calls, sum(summary.calls_per_step), summary.without_context)
-    right = (sum(map(len, blocks)), len(blocks), len(blocks), len(plan.reason))
+    without = sum("corner" not in reason for reason in plan.reason.values())
+    right = (sum(map(len, blocks)), len(blocks), len(blocks), without)
     if found != right or dict(summary.calls_by_type) != {name: kinds[name] for name in summary.calls_by_type}:
         yield f"the summary says {summary}"
     if summary.lower_bound > summary.calls:

@@ -429,6 +429,18 @@ def test_health_says_whether_it_is_busy(lone: Service) -> None:
     }  # fmt: skip
 
 
+def test_health_is_busy_until_what_was_cancelled_has_stopped() -> None:
+    """The backend hears no wish to stop: its process is ended, a while after the cancellation."""
+    with service(stop_s=2.0) as running:
+        name = running.begin(prompt="hangs")
+        running.until(name, "in_progress")
+        assert running.cancel(name).status_code == 200
+        assert running.client.get("/health").json()["busy"] is True
+        while running.client.get("/health").json()["busy"]:
+            time.sleep(0.01)
+        assert running.finished()["status"] == "complete"
+
+
 # Errors have one shape
 
 

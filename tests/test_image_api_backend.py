@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,14 +17,17 @@ from hypothesis import strategies as st
 from layer_generation.camera import MercatorGrid
 from layer_generation.endpoints.pixelart import PALETTES, palette_of, stylized
 from layer_generation.image_api import wire
+from layer_generation.image_api.artist import Artist, BackendConfig, Job
 from layer_generation.image_api.artist_process import drawn
-from layer_generation.image_api.backend import Cancelled, Picture, Pixels, Stage
+from layer_generation.image_api.backend import BackendFailed, Cancelled, Picture, Pixels, Stage
 from layer_generation.image_api.pixelart_backend import PixelArtBackend
 from layer_generation.image_api.wire import Frame
 from layer_generation.pictures import decoded
-from tests.image_service import ROUTE, noise, service
+from tests.image_service import PATH, ROUTE, noise, service
 from tests.layers import told, write_map
 
+SHOWN = {"prompt": "a coast", "negative_prompt": "", "width": 16, "height": 16, "steps": 2, "cfg_scale": 7.5,
+         "sampler": "euler_a", "strength": 0.75, "seed": 3, "model": "actor"}  # fmt: skip
 SIDES = st.integers(2, 20).map(lambda number: number * 8)
 
 
@@ -47,6 +53,29 @@ class Reports:
 
 def draw(asked: Picture) -> Pixels:
     return drawn(PixelArtBackend(), asked, Reports())
+
+
+def test_a_process_that_died_unnoticed_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed while idle, and the next picture comes before anyone could hear of that."""
+    for name, value in PATH.items():
+        monkeypatch.setenv(name, value)
+
+    async def drawn_twice() -> None:
+        artist = Artist(BackendConfig(factory="tests.image_artists:opened"))
+        await artist.start()
+        try:
+            first = artist.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            assert await artist.draw(Job(facts=SHOWN), lambda *_: None, asyncio.Event())
+            assert artist.pid != first
+            dying = Job(facts={**SHOWN, "prompt": "dies"})
+            with pytest.raises(BackendFailed, match="signal 9"):
+                await artist.draw(dying, lambda *_: None, asyncio.Event())
+        finally:
+            await artist.close()
+
+    asyncio.run(drawn_twice())
 
 
 @settings(deadline=None, max_examples=30)

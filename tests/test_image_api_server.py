@@ -149,8 +149,9 @@ def test_killed_it_leaves_no_backend_behind(prompt: str) -> None:
 
 def test_a_backend_that_is_killed_is_one_failed_generation() -> None:
     with process() as (running, client):
-        name = begin(client, steps=150)
-        until(client, name, "in_progress")
+        name = begin(client, prompt="slow", steps=150)
+        while until(client, name, "in_progress").get("progress", {}).get("stage") != "diffusion":
+            time.sleep(0.01)
         (artist,) = artists_of(running.pid)
         artist.kill()
         assert until(client, name, "error")["error"]["code"] == "BACKEND_ERROR"

@@ -206,7 +206,7 @@ def test_blocks_without_context_say_why() -> None:
     assert all("no 2x2 quadrants" in why for why in line.reason.values())
     halves = plan(np.concatenate([rectangle(2, 2), rectangle(2, 2, 2, 1)]))
     assert faults(halves, halves.quadrants().tolist()) == []
-    assert any("fits beside" in why for why in halves.reason.values())
+    assert any("fitted beside" in why for why in halves.reason.values())
 
 
 def test_a_full_map_needs_few_waves() -> None:

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from layer_generation import template as templates
 from layer_generation.endpoints.base import EndpointPermanent, EndpointRetryable
 from layer_generation.errors import ImageInvalid
 from layer_generation.pictures import Pixels, decoded, png
+from layer_generation.plan import extend, plan
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -165,14 +166,44 @@ def test_lines_of_the_picture_along_the_edge_of_a_block_are_no_frame(picture: Pi
 
 
 @given(finished_sets)
-def test_a_finished_neighbour_is_shown_wherever_a_window_can_show_all_of_them(
-    done: set[tuple[int, int]],
-) -> None:
+def test_a_single_quadrant_is_shown_every_finished_neighbour(done: set[tuple[int, int]]) -> None:
+    """On up to four sides, and never more than half of the picture is drawn where all four are."""
     beside = {(-1, 0), (1, 0), (0, -1), (0, 1)} & done
     placed = templates.place(0, 0, 1, 1, done - {(0, 0)})
-    if len(beside) <= 1:
-        assert beside <= set(placed.context)
+    assert beside <= set(placed.context)
+    assert placed.seams == 0
+    if len(beside) == 4:
+        assert templates.template(placed, source, finished).known.mean() >= 0.5
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sets(st.sampled_from(list(product(range(9), range(9)))), min_size=1), st.integers(0, 81))
+def test_no_window_of_a_plan_leaves_a_seam(quadrants: set[tuple[int, int]], first: int) -> None:
+    """Whatever the shape of the map, and where the map grew; what is finished is what a block waits for."""
+    known = sorted(quadrants)
+    made = extend(plan(known[:first]), known)
+    before: dict[int, set[tuple[int, int]]] = {number: set() for number in range(len(made))}
+    x, y, width, height = (getattr(made, name).tolist() for name in ("x", "y", "width", "height"))
+    for block, other in made.waits_for.tolist():
+        before[block] |= set(product(range(x[other], x[other] + width[other]),
+                                     range(y[other], y[other] + height[other])))  # fmt: skip
+    for number, finished_ones in before.items():
+        placed = templates.place(x[number], y[number], width[number], height[number], finished_ones)
         assert placed.seams == 0
+        assert bool(placed.padding) <= (number in made.reason)
+
+
+def test_the_frame_is_around_all_that_is_to_be_drawn_where_that_is_a_rectangle() -> None:
+    """A model draws what is inside, and takes all outside for finished."""
+    placed = templates.place(0, 0, 1, 1, [(-1, 0), (-1, 1)])
+    assert placed.padding == ((0, 1),)
+    made = templates.template(placed, source, finished, frame_px=3)
+    red = (made.image == (255, 0, 0)).all(axis=-1)
+    assert red[:3, 512:].all()
+    assert red[-3:, 512:].all()
+    assert red.sum() == 2 * 3 * 512 + 2 * 3 * (1024 - 6)
+    ((_, drawn),) = templates.kept(made, made.image).quadrants
+    assert not (drawn == (255, 0, 0)).all(axis=-1).any()
 
 
 @given(st.sampled_from(BLOCKS), finished_sets)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -326,11 +327,14 @@ def _print_plan(report: PlanReport) -> None:
             ("added now", report.added),
         ]
     )
-    if report.irregular:
-        click.echo(
-            f"{report.irregular} blocks lie where the map's shape leaves less context than a model wants"
-        )
+    _print_reasons(report.reasons)
     click.echo(f"next: fusi layer generate --layer-dir {report.layer_dir}")
+
+
+def _print_reasons(reasons: Mapping[str, int]) -> None:
+    """Print how many blocks have less context than they should, and why."""
+    for reason, count in reasons.items():
+        click.echo(f"{count} {'block has' if count == 1 else 'blocks have'} less context: {reason}")
 
 
 def _print_run(report: RunReport) -> None:
@@ -356,5 +360,6 @@ def _print_status(found: LayerStatus) -> None:
     print_table(
         ("step", *names), [(step, *(counts[name] for name in names)) for step, counts in found.steps.items()]
     )
+    _print_reasons(dict(Counter(str(one["reason"]) for one in found.irregular).most_common()))
     for one in found.errors:
         click.echo(f"  block {one['id']} ({one['type']} at {one['x']},{one['y']}): {one['message']}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 from pydantic import Field
@@ -111,6 +111,7 @@ def planned(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.
             "calls": report.calls,
             "blocks by step": table(("step", "blocks "), report.by_step.items()),
             "blocks added now": report.added,
+            **_reasons(report.reasons),
             "reload": _RELOAD if stale else "not needed",
             "partitions": table(("asset", "partitions "), _stages(site, regions)),
             **plan_picture(regions, blocks, site.side),
@@ -119,6 +120,12 @@ def planned(site: Site, log: Callable[[str], object], stop: Stop = NEVER) -> dg.
             "seconds": round(time.monotonic() - started, 1),
         },
     )
+
+
+def _reasons(reasons: Mapping[str, int]) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return how many blocks have less context than they should, and why; nothing where none has."""
+    rows = [(count, reason) for reason, count in reasons.items()]
+    return {"blocks with less context": table(("blocks ", "why"), rows)} if rows else {}
 
 
 def _stages(site: Site, regions: Regions) -> list[tuple[str, int]]:

@@ -30,16 +30,21 @@ _LEGEND = (
 def waits_table(
     regions: Regions, partition: Partition, blocks: Iterable[BlockRow]
 ) -> dg.MarkdownMetadataValue:
-    """Return the blocks of a partition, with the blocks that each waits for and the partitions of these."""
+    """Return the blocks of a partition, with the blocks that each waits for and the partitions of these.
+
+    Where some have less context than they should, a column says why.
+    """
     places = {int(number): place for place, number in enumerate(regions.ids)}
     outside, before = regions.outside(partition), _before(regions.edges)
     rows = []
     for block in blocks:
         ids = sorted(int(regions.ids[place]) for place in before.get(places[block.id], ()))
-        rows.append(
-            (block.id, f"{block.x},{block.y}", f"{block.width}x{block.height}", _told(ids, outside) or "-")
-        )
-    return table(("block ", "at", "size", "waits for"), rows)
+        size, waits = f"{block.width}x{block.height}", _told(ids, outside) or "-"
+        rows.append((block.id, f"{block.x},{block.y}", size, waits, block.reason or "-"))
+    names, width = ("block ", "at", "size", "waits for", "less context"), 5
+    if all(row[-1] == "-" for row in rows):
+        width -= 1
+    return table(names[:width], (row[:width] for row in rows))
 
 
 def plan_picture(

@@ -96,7 +96,7 @@ def health(studio: Studio) -> dict[str, Any]:
     """Return how the server is."""
     return {
         "status": "stopping" if studio.is_closing else "ok",
-        "busy": studio.registry.running > 0,
+        "busy": studio.is_busy,
         "queued": studio.registry.waiting,
         "queueDepth": studio.config.limits.queue_depth,
         "backend": studio.has.name,

@@ -62,6 +62,14 @@ class Job:
     mask: bytes = b""
 
 
+class _Lost(BackendFailed):
+    """The process ended by itself."""
+
+
+class _NeverBegun(BackendFailed):
+    """It did so before anything was heard of the picture that it was sent."""
+
+
 class Artist:
     """A backend's process. For one event loop, and one picture at a time."""
 
@@ -119,9 +127,18 @@ class Artist:
         """Return a picture as PNG, drawn by a process that is there (see `ready`).
 
         Raises Cancelled once `stop` is set and the process has stopped or was
-        ended, BackendFailed where it says so or ended by itself. A task that is
+        ended, BackendFailed where it says so or ended by itself. One that had
+        ended before it began with the picture is begun anew, once. A task that is
         cancelled meanwhile leaves no process behind that still draws.
         """
+        try:
+            return await self._ordered(job, heard, stop)
+        except _NeverBegun:
+            if stop.is_set():
+                raise Cancelled from None
+            return await self._ordered(job, heard, stop)
+
+    async def _ordered(self, job: Job, heard: Heard, stop: asyncio.Event) -> bytes:
         await self.ready()
         self._jobs += 1
         number = self._jobs
@@ -158,14 +175,8 @@ class Artist:
 
     async def _answer(self, number: int, order: Frame, heard: Heard) -> bytes:
         """Send a job; pass on how far it is until it ends."""
-        try:
-            await self._send(order)
-        except ConnectionError:
-            raise await self._lost() from None
+        frame = await self._first(number, order)
         while True:
-            frame = await self._heard()
-            if frame.facts.get("job") != number:
-                continue
             if frame.kind == "progress":
                 _pass_on(frame.facts, heard)
             elif frame.kind == "drawn":
@@ -174,6 +185,23 @@ class Artist:
                 raise Cancelled
             elif frame.kind == "failed":
                 raise _failure(frame)
+            frame = await self._next(number)
+
+    async def _first(self, number: int, order: Frame) -> Frame:
+        """Send a job and return the first frame of it."""
+        try:
+            try:
+                await self._send(order)
+            except ConnectionError:
+                raise await self._lost() from None
+            return await self._next(number)
+        except _Lost as error:
+            raise _NeverBegun(str(error)) from error
+
+    async def _next(self, number: int) -> Frame:
+        while (frame := await self._heard()).facts.get("job") != number:
+            pass
+        return frame
 
     async def _send(self, frame: Frame) -> None:
         assert self._process is not None
@@ -195,7 +223,7 @@ class Artist:
             await self._end()
             raise BackendFailed(f"the backend's process sends what is no answer ({error})") from error
 
-    async def _lost(self) -> BackendFailed:
+    async def _lost(self) -> _Lost:
         """Return what to say of a process that ended by itself."""
         process = self._process
         if process is not None:
@@ -206,7 +234,7 @@ class Artist:
         code = None if process is None else process.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         note("backend-ended", reason="by itself", how=how)
-        return BackendFailed(f"the backend's process ended ({how}); the next picture begins it anew")
+        return _Lost(f"the backend's process ended ({how}); the next picture begins it anew")
 
     async def close(self) -> None:
         """End the process."""

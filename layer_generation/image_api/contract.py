@@ -199,7 +199,7 @@ class Health(_Answer):
     """How the server is."""
 
     status: Literal["ok", "stopping"]
-    busy: Annotated[bool, Field(description="Whether a picture is drawn just now.")]
+    busy: Annotated[bool, Field(description="Whether a picture is drawn just now, or has still to stop.")]
     queued: Annotated[int, Field(ge=0)]
     queueDepth: Annotated[int, Field(ge=0)]  # noqa: N815
     backend: str

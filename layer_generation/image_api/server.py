@@ -1,26 +1,22 @@
-"""The server: a socket that listens, and uvicorn on it until it is told to end."""
+"""The server: pictures drawn and requests answered until it is told to end."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import threading
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from layer_generation.image_api.app import application
 from layer_generation.image_api.connection import Connection
 from layer_generation.image_api.guard import Access
 from layer_generation.image_api.studio import Studio, StudioConfig, opened
+from layer_generation.serving import QuietServer
 
-_LAST_ANSWERS_S = 3
 _HEAD_BYTES = 1 << 14
 _KEEP_ALIVE_S = 15
 
@@ -53,8 +49,8 @@ async def _serve(config: ServerConfig, listener: socket.socket, started: Callabl
         listener.close()
 
 
-class Server(uvicorn.Server):
-    """uvicorn in this process; told to end it first lets work end."""
+class Server(QuietServer):
+    """A server that, told to end, first lets work end."""
 
     def __init__(
         self,
@@ -63,31 +59,16 @@ class Server(uvicorn.Server):
         drain: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         super().__init__(
-            uvicorn.Config(
-                app,
-                loop="asyncio",
-                http=Connection,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                h11_max_incomplete_event_size=_HEAD_BYTES,
-                timeout_graceful_shutdown=_LAST_ANSWERS_S,
-            )
+            app,
+            started,
+            loop="asyncio",
+            http=Connection,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=_HEAD_BYTES,
         )
-        self._listening = started
         self._drain = drain
         self._draining: asyncio.Task[None] | None = None
         self._signals = 0
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer, then say so."""
-        await super().startup(sockets)
-        if self.started:
-            self._listening()
 
     async def on_tick(self, counter: int) -> bool:
         """Tell whether to leave: after the work that was under way at the first signal."""
@@ -103,17 +84,3 @@ class Server(uvicorn.Server):
         self._signals += 1
         if self._signals > 1:
             self.should_exit = self.force_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """End on Ctrl-C and SIGTERM, without raising them again afterwards as uvicorn does."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        ends = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in ends}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

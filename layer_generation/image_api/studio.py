@@ -50,6 +50,11 @@ class Studio:
         self._last: str | None = None
         self.is_closing = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a picture is drawn, or one that was cancelled still has to stop."""
+        return self.registry.running > 0 or not self._idle.is_set()
+
     def accept(self, order: Order, key: str | None = None, digest: str = "") -> tuple[dict[str, Any], bool]:
         """Take an order, or find that its key has been here before; return (the answer, whether it had).
 

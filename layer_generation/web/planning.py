@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layer_generation.plan import Plan, extend, plan
+from layer_generation.plan import CORNER_UNFINISHED, Plan, extend, plan
 from layer_generation.web.items import Quadrant
 
 _REACH = 3
@@ -51,10 +51,15 @@ def pictures(
             quadrants=_covered(whole, number),
             waits_for=tuple(other - first for other in waits[number] if other >= first),
             after=tuple(known[other] for other in waits[number] if other < first and known[other] in to_come),
-            reason=whole.reason.get(number, ""),
+            reason=_without_context(whole.reason.get(number, "")),
         )
         for number in range(first, len(whole))
     ]
+
+
+def _without_context(reason: str) -> str:
+    """Return why a picture has no legal context; empty where all it lacks is a corner."""
+    return "" if reason == CORNER_UNFINISHED else reason
 
 
 def _is_alone(wanted: Collection[Quadrant], known: Collection[Quadrant]) -> bool:

@@ -319,7 +319,7 @@
     ];
     if (data.model[i] >= 0) rows.push(["model", data.models[data.model[i]]]);
     if (data.text[i] >= 0) rows.push([status(i) === "error" ? "error" : "last trouble", data.texts[data.text[i]]]);
-    if (data.reason[i] >= 0) rows.push(["irregular", data.texts[data.reason[i]]]);
+    if (data.reason[i] >= 0) rows.push(["less context", data.texts[data.reason[i]]]);
     if (listed.length) rows.push(["waits for", listed.join(", ")]);
     if (status(i) !== "blocked") return rows;
     const failed = causes(i);
