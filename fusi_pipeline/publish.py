@@ -23,7 +23,9 @@ from fusi_pipeline.feather import reach_px
 from fusi_pipeline.input_options import InputOptions
 from fusi_pipeline.merge import MODES
 from fusi_pipeline.merge_ledger import is_ledger, ledger_path, work_path
-from fusi_pipeline.merge_run import MergeReport, MergeRule, MergeRun
+from fusi_pipeline.merge_report import MergeReport
+from fusi_pipeline.merge_request import MergeRequest, MergeRule
+from fusi_pipeline.merge_run import MergeRun
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.terrain_input import Cache, TerrainInput
@@ -69,7 +71,8 @@ def merge_archives(
         _check_rule(opened_inputs, mode, feather_m)
         _check_lineages(opened_inputs, output, lineage_output)
         rule = MergeRule(mode, feather_m, lineage_output, name or output.stem)
-        run = MergeRun(opened_inputs, output, settings, rule)
+        request = MergeRequest(opened_inputs, output, settings.encoder, rule)
+        run = MergeRun(request, settings)
         indexes = []
         if not run.is_asked_again():
             for one in opened_inputs:
@@ -78,7 +81,7 @@ def merge_archives(
         if not indexes or run.is_current():
             run.forget_unfinished()
             return run.report(time.monotonic() - started, changed=False)
-        for path in run.outputs:
+        for path in request.outputs:
             writable_folder(path.parent)
         stack.enter_context(scratch_space(settings))
         yield from run.go(keep_ledger)

@@ -22,7 +22,7 @@ from fusi_pipeline.aggregate import index_source
 from fusi_pipeline.block_parts import join_of, parts_of
 from fusi_pipeline.build_run import BuildRun
 from fusi_pipeline.errors import FusiError, SeveralUnfinished, WorkerLost, WorkUnfinished
-from fusi_pipeline.merge_run import _quarters, _together
+from fusi_pipeline.merge_cells import quarters, together
 from fusi_pipeline.plan import BuildOptions, plan_source
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import settings_from
@@ -317,12 +317,12 @@ def test_a_quarter_reads_less_than_the_block(tmp_path: Path, monkeypatch: pytest
 @given(st.integers(1, 80))
 def test_a_cell_of_a_merge_in_quarters_has_its_tiles_in_order(count: int) -> None:
     tiles = tuple(TileTask(Tile(9, number, 0), (), True, True) for number in range(count))
-    parts = _quarters(MergeTask(Tile(6, 0, 0), tiles))
+    parts = quarters(MergeTask(Tile(6, 0, 0), tiles))
     assert len(parts) in (0, 2, 3, 4)
     assert (len(parts) == 0) == (count == 1)
     assert all(len(part.tiles) <= -(-count // 4) or count < 4 for part in parts)
     if parts:
-        assert _together(None, [part.tiles for part in parts]) == tiles  # type: ignore[arg-type]
+        assert together(None, [part.tiles for part in parts]) == tiles  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fusi_pipeline.lineage_files import CONTENT_KEY
-from fusi_pipeline.merge_run import MERGE_VERSION
+from fusi_pipeline.merge_request import MERGE_VERSION
 from fusi_pipeline.sources import (
     SourceFile,
     config_digest,
