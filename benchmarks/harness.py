@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,8 +36,10 @@ class Cost:
     seconds: float
     cpu_s: float
     """Of all its processes."""
+    peak_mib: float
+    """Most memory of its processes together, ten times a second; what they share counts once (PSS)."""
     peak_uss_mib: float
-    """Most memory that its processes had to themselves, all together, ten times a second."""
+    """Likewise what each had to itself."""
     peak_rss_mib: float
     """Likewise with what they share counted in each."""
     written_bytes: int
@@ -53,11 +55,12 @@ def run(command: Sequence[str]) -> Cost:
     _adopt()
     before, started = _children_cpu_s(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    uss, rss, written = 0.0, 0.0, 0
+    pss, uss, rss, written = 0.0, 0.0, 0.0, 0
     try:
         tree = ProcessTree(process.pid)
         while process.poll() is None:
             usage = tree.usage()
+            pss = max(pss, _shared_once_mib(tree))
             uss, rss = max(uss, usage.uss_mib or 0.0), max(rss, usage.rss_mib)
             written = max(written, usage.written_bytes or 0)
             time.sleep(_SAMPLE_S)
@@ -68,9 +71,8 @@ def run(command: Sequence[str]) -> Cost:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
     _reap()
-    return Cost(
-        round(seconds, 2), round(_children_cpu_s() - before, 2), round(uss, 1), round(rss, 1), written
-    )
+    cpu_s = round(_children_cpu_s() - before, 2)
+    return Cost(round(seconds, 2), cpu_s, round(pss, 1), round(uss, 1), round(rss, 1), written)
 
 
 def report(name: str, facts: dict[str, object]) -> None:
@@ -135,6 +137,14 @@ def _reap() -> None:
             os.wait()
         except ChildProcessError:
             return
+
+
+def _shared_once_mib(tree: ProcessTree) -> float:
+    total = 0
+    for process in tree.processes:
+        with suppress(psutil.Error, AttributeError):  # it ended meanwhile, or the system does not tell
+            total += process.memory_full_info().pss
+    return total / 2**20
 
 
 def _children_cpu_s() -> float:

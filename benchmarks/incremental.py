@@ -105,8 +105,8 @@ def write_sources(store: Path, heights: Heights, part: int) -> None:
     """Write the fine source in files of `part` x `part` pixels, and the coarse one as one file."""
     for row in range(0, len(heights), part):
         for col in range(0, len(heights), part):
-            _write(store / "fine" / f"{row}-{col}.tif", heights[row : row + part, col : col + part], row, col)
-    _write(store / "coarse" / "all.tif", heights[::COARSE, ::COARSE] + 5, 0, 0, PIXEL_M * COARSE)
+            write(store / "fine" / f"{row}-{col}.tif", heights[row : row + part, col : col + part], row, col)
+    write(store / "coarse" / "all.tif", heights[::COARSE, ::COARSE] + 5, 0, 0, PIXEL_M * COARSE)
 
 
 def change_one_file(store: Path, heights: Heights, part: int) -> None:
@@ -114,10 +114,11 @@ def change_one_file(store: Path, heights: Heights, part: int) -> None:
     row = col = len(heights) // part // 2 * part
     changed = heights[row : row + part, col : col + part].copy()
     changed[: part // 4, : part // 4] += 10
-    _write(store / "fine" / f"{row}-{col}.tif", changed, row, col)
+    write(store / "fine" / f"{row}-{col}.tif", changed, row, col)
 
 
-def _write(path: Path, heights: Heights, row: int, col: int, pixel_m: int = PIXEL_M) -> None:
+def write(path: Path, heights: Heights, row: int, col: int, pixel_m: int = PIXEL_M) -> None:
+    """Write heights as one raster, at a row and column of fine pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="GTiff", width=heights.shape[1], height=heights.shape[0], count=1,

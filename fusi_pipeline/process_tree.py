@@ -71,6 +71,11 @@ class ProcessTree:
         except (psutil.Error, OSError):
             return None
 
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The processes that were there when it was last looked."""
+        return list(self._alive)
+
     def usage(self, *, exact: bool = True) -> Usage:
         """Return what all of them take; without `exact` not how much of their memory is theirs alone."""
         self._look()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from fusi_pipeline.cost import BuildCost
 from fusi_pipeline.errors import SettingInvalid
 from fusi_pipeline.machine_memory import total_mib
 from fusi_pipeline.tiles.image import ENCODERS
@@ -23,7 +24,9 @@ from fusi_pipeline.watchdog import Limits
 
 _DEFAULT_CACHE_MIB = 192
 """Holds the strips of a float32 file 20,000 pixels wide that a row of blocks needs."""
-_DEFAULT_BUDGET_SHARE = 0.5
+_BUDGET_SHARE = 0.5
+_MOST_BUDGET_SHARE = 0.75
+"""Of the memory of a machine that is small, as far as two workers need it."""
 ON_DISK_FULL = ("stop", "wait")
 
 
@@ -150,8 +153,10 @@ def given_to_children(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def default_memory_mb() -> int:
-    """Return half of the memory, in MiB, of the machine or of the container."""
-    return int(total_mib() * _DEFAULT_BUDGET_SHARE)
+    """Return half of the memory, in MiB, of the machine or of the container; more of it where it is small."""
+    total = total_mib()
+    two_workers = BuildCost.of(2, _DEFAULT_CACHE_MIB).memory_mib
+    return max(int(total * _BUDGET_SHARE), min(int(total * _MOST_BUDGET_SHARE), two_workers))
 
 
 def processors() -> int:

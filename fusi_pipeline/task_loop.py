@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from fusi_pipeline.errors import FusiError
 
 READY, ANSWERED, FAILED, BROKEN = range(4)
 """What a worker says: it can begin; it has an answer; its task raised; it could not be made ready."""
 
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_EXPENDABLE = "500"
+"""Added to a worker's badness, in thousandths of all memory: the kernel ends it before its parent."""
+
 
 def serve_tasks(pipe: Connection, prepare: Callable[[], None]) -> None:
-    """Be a worker: make ready, then answer one task after another until the pool closes the pipe."""
+    """Be a worker: make ready, then answer one task after another until the pool closes the pipe.
+
+    Where memory runs out for good, Linux is asked to end workers first: they cost a second attempt.
+    """
+    with suppress(OSError):  # there is none elsewhere, and a container may forbid it
+        if _OOM_SCORE.exists():
+            _OOM_SCORE.write_text(_EXPENDABLE)
     try:
         prepare()
     except Exception as error:  # noqa: BLE001 - handed to whoever waits for an answer

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,13 @@ class Run:
     store: Path
     output: Path
 
-    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        """Begin to aggregate, with `more` options; every step is a line on standard error."""
+    def start(
+        self, *more: str, before: Callable[[], None] | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Begin to aggregate, with `more` options; every step is a line on standard error.
+
+        The new process does `before` what it is for.
+        """
         env = {key: value for key, value in os.environ.items() if not key.startswith("FUSI_")}
         env.pop("TMPDIR", None)
         return subprocess.Popen(
@@ -60,6 +65,7 @@ class Run:
             text=True,
             start_new_session=True,
             env={**env, **environment},
+            preexec_fn=before,
         )
 
     def finish(self, *more: str) -> None:
