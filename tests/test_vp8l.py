@@ -18,8 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from fusi_pipeline.tiles import terrarium, vp8l, vp8l_codes, vp8l_prediction, vp8l_symbols, webp
+from fusi_pipeline.tiles import (
+    terrarium,
+    vp8l,
+    vp8l_codes,
+    vp8l_prediction,
+    vp8l_symbols,
+    vp8l_workspace,
+    webp,
+)
 from fusi_pipeline.tiles.image import ENCODERS, decode_webp, encode_webp, encoder_version, is_plain
+from tests import fuzz_vp8l, hostile_pictures
 
 Pixels = npt.NDArray[np.uint8]
 EFFORTS = tuple(vp8l.EFFORTS)
@@ -142,13 +151,12 @@ def test_any_picture_is_kept_or_refused(pixels: Pixels) -> None:
 
 def codes_of(counts: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.int64], bytes]:
     """Return the lengths of the green code that is made of counts, and the bits that say so."""
-    space = vp8l._Workspace()
-    space.hold(1)
-    space.histogram[:] = 0
-    space.histogram[: len(counts)] = counts
+    space = vp8l_workspace.Workspace()
+    space["histogram"][:] = 0
+    space["histogram"][: len(counts)] = counts
     writer = vp8l._Writer(space)
-    vp8l._put_codes(writer, 1, len(counts))
-    return (space.table[: len(counts)] >> 16).astype(np.int64), writer.finish()
+    vp8l._put_codes(writer, "histogram", 1, len(counts))
+    return (space["table"][: len(counts)] >> 16).astype(np.int64), writer.written()
 
 
 @st.composite
@@ -219,15 +227,20 @@ def test_prefixes_of_lengths_are_those_of_the_specification(value: int) -> None:
 
 
 def test_the_kernels_have_the_room_they_count_on() -> None:
-    assert (vp8l._GROUP, vp8l._GREENS, vp8l._CACHE, vp8l._LANES) == (
-        vp8l_symbols.GROUP, vp8l_symbols.GREENS, vp8l_symbols.CACHE, vp8l_symbols.LANES,
-    )  # fmt: skip
-    assert vp8l._BUCKETS == 1 << vp8l_prediction.TABLE_BITS
-    assert vp8l._LEAVES == vp8l_codes._LEAVES
-    assert all(effort.groups < vp8l._LANES for effort in vp8l.EFFORTS.values())
+    room = vp8l_workspace
+    assert (room.GROUP, room.GREENS, room.LANES) == (
+        vp8l_symbols.GROUP,
+        vp8l_symbols.GREENS,
+        vp8l_symbols.LANES,
+    )
+    assert vp8l._GREENS_WITHOUT_CACHE == vp8l_symbols.CACHE
+    assert room.BUCKETS == 1 << vp8l_prediction.TABLE_BITS
+    assert room.LEAVES == vp8l_codes._LEAVES
+    assert room.CACHE_PLACES >= 1 << vp8l._MOST_CACHE_BITS
+    assert all(effort.groups < room.LANES for effort in vp8l.EFFORTS.values())
 
 
-DIGESTS = {"default": "95b37fabb0e4196f", "fast": "76462071650848a9"}
+DIGESTS = {"default": "bb013267254d9f19", "fast": "68a748d1a0183fa2"}
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -237,7 +250,14 @@ def test_bytes_are_the_same_on_every_machine(effort: str) -> None:
     codes = (np.cumsum(np.cumsum(steps, axis=0), axis=1) * 64 + 32768 * 256).astype(np.int64)
     codes[:90, :80] = 32768 * 256
     pixels = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1).astype(np.uint8)
-    assert hashlib.sha256(vp8l.encode(pixels, effort)).hexdigest()[:16] == DIGESTS[effort]
+    island = np.zeros_like(pixels)
+    island[60:90, 100:150] = pixels[60:90, 100:150]
+    areas = np.zeros_like(pixels)
+    areas[..., 0] = np.clip((codes >> 14) - 510, 0, 8)
+    digest = hashlib.sha256()
+    for one in (pixels, island, areas):
+        digest.update(vp8l.encode(one, effort))
+    assert digest.hexdigest()[:16] == DIGESTS[effort]
 
 
 def test_threads_do_not_disturb_each_other() -> None:
@@ -274,6 +294,46 @@ def test_files_are_no_larger_than_those_of_libwebp(missing: bool) -> None:
     sizes = {name: sum(len(encode_webp(tile, name)) for tile in tiles) for name in ENCODERS}
     assert sizes["fusi"] <= 1.02 * sizes["libwebp"]
     assert sizes["fusi-fast"] <= 1.06 * sizes["libwebp"]
+
+
+@pytest.mark.parametrize("colors", [2, 3, 5, 16])
+def test_areas_with_sharp_edges_are_no_larger_than_those_of_libwebp(colors: int) -> None:
+    """As lineage has them. Copies of the row above make the difference."""
+    tile = np.zeros((512, 512, 3), np.uint8)
+    tile[..., 0] = surface(512, 3, 2.3) * (colors - 0.001)
+    assert_kept(tile)
+    assert len(encode_webp(tile, "fusi")) <= 1.01 * len(encode_webp(tile, "libwebp"))
+
+
+def test_an_island_in_an_empty_tile_is_no_larger_than_that_of_libwebp() -> None:
+    sizes = dict.fromkeys(ENCODERS, 0)
+    for z, side in ((4, 30), (7, 50), (9, 20), (12, 60)):
+        tile = np.zeros((512, 512, 4), np.uint8)
+        tile[..., 0] = 128
+        tile[200 : 200 + side, 77 : 77 + side, :3] = terrain(z, side, seed=z)
+        tile[200 : 200 + side, 77 : 77 + side, 3] = 255
+        assert_kept(tile)
+        for name in ENCODERS:
+            sizes[name] += len(encode_webp(tile, name))
+    assert sizes["fusi"] <= 1.02 * sizes["libwebp"]
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_hostile_pictures(number: int) -> None:
+    """The first of those that `python -m tests.fuzz_vp8l` draws for as long as one likes."""
+    _, pixels = hostile_pictures.picture(1, number)
+    assert list(fuzz_vp8l.faults(pixels)) == []
+
+
+def test_a_fuzz_run_tells_a_mismatch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fuzz_vp8l", "--seed", "5", "--case", "3"])
+    assert fuzz_vp8l.main() == 0
+    assert "no mismatch: seed 5" in capsys.readouterr().out
+    monkeypatch.setattr(fuzz_vp8l, "same", lambda one, other: False)
+    assert fuzz_vp8l.main() == 1
+    assert "MISMATCH: --seed 5 --case 3: " in capsys.readouterr().out
 
 
 def test_every_encoder_writes_the_same_pixels_and_its_own_key() -> None:

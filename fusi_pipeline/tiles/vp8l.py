@@ -1,10 +1,11 @@
 """Lossless WebP made for terrain: an encoder of VP8L that tries only what pays on heights.
 
-Parts of the format, in the order of a file: a palette where there are few
-colours; a predictor for each block; a colour cache, by which green and blue,
-the digits of one number, are coded together and red costs nothing; groups of
-prefix codes for blocks of like content; copies of the pixel on the left. See
-DESIGN, "Encoder of terrain", for what each is worth. Source: RFC 9649.
+The functions stand in the order of a file: its container and header (RFC 9649,
+sections 2.6 and 3.4), the transforms (section 4: a palette, a predictor for each
+block), the image data (section 5: symbols, a colour cache, copies, groups of
+prefix codes) and the codes (section 6). The loops that they call are in
+`vp8l_colors`, `vp8l_prediction`, `vp8l_symbols` and `vp8l_codes`. See DESIGN,
+"Encoder of terrain", for what each part is worth.
 
 Calls release the GIL. The same pixels are the same bytes on every machine.
 """
@@ -12,7 +13,6 @@ Calls release the GIL. The same pixels are the same bytes on every machine.
 from __future__ import annotations
 
 import struct
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,26 +20,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.tiles.native import kernel, pointer
+from fusi_pipeline.tiles.vp8l_workspace import Workspace
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a change of the code changes the bytes of a file; part of every tile's key."""
 LARGEST_SIDE = 1 << 14
 """Pixels along a side that the format can say."""
+_LARGEST_PX = 1 << 24
+"""Pixels of the largest picture encoded here, 4096 x 4096; memory is 45 bytes a pixel."""
 _SIGNATURE = 0x2F
 _PREDICTOR, _COLOR_INDEXING = 0, 3
 """Numbers of transforms."""
-_BLOCK_BITS, _BUNDLED_BLOCK_BITS = 4, 6
-"""Blocks of 16 px; of 64 where a pixel holds several of a picture of few colours, as lineage has."""
-_GROUP = 3136
-_GREENS = 2328
-_CACHE = 280
-_LANES = 8
-_BUCKETS = 4096
-_COSTS = 4096
-_LEAVES = 4096
-"""Sizes that the kernels count on; a test compares them."""
-_LARGEST_PX = 1 << 24
-"""Pixels of the largest picture encoded here, 4096 x 4096; memory is 30 bytes a pixel."""
+_LARGEST_PALETTE = 256
+_BLOCK_BITS = 4
+"""Predictors and groups of codes are chosen for blocks of 16 x 16 px."""
+_ONE_BLOCK_BITS = 20
+"""Blocks of a side that holds any image: there is one."""
+_GREENS_WITHOUT_CACHE = 280
+"""Literals and lengths; entries of the cache follow."""
 _SAMPLE = 61
 """Of so many pixels, one is looked at to tell terrain from other pictures; prime, so that columns differ."""
 _MOST_REDS = 48
@@ -50,6 +48,8 @@ _BLOCKS_OF_BITS = ((40, 8), (90, 9))
 _MOST_CACHE_BITS = 10
 _BLOCKS_PER_GROUP = 48
 """A group of codes pays for its own lengths from about so many blocks on."""
+_FEW_BLOCKS = 128
+"""With at most so many blocks that have residuals, files of three kinds are made and the smallest is kept."""
 
 Pixels = npt.NDArray[np.uint8]
 Colors = npt.NDArray[np.uint32]
@@ -75,67 +75,39 @@ class Unsuitable(ValueError):
     """Pixels that are no terrain: this encoder would make a larger file of them than others."""
 
 
-class _Workspace(threading.local):
-    """Arrays of one thread, kept between pictures: fresh memory costs more than what is done in it."""
-
-    def __init__(self) -> None:
-        self.room = 0
-        self.counts = np.empty(_BUCKETS, np.uint32)
-        self.bucket_costs = np.empty(_BUCKETS, np.uint16)
-        self.histogram = np.empty(_LANES * _GROUP, np.uint32)
-        self.table = np.empty(_LANES * _GROUP, np.uint32)
-        self.costs = np.empty(_LANES * _GROUP, np.uint16)
-        self.sums = np.empty(_LANES, np.uint32)
-        self.cache = np.empty(2048, np.uint32)
-        self.work = np.empty(8 * _LEAVES, np.int64)
-        self.lengths = np.empty(_GREENS, np.uint8)
-        self.tokens = np.empty(_GREENS, np.uint16)
-        self.small = np.empty(64, np.uint32)
-        self.short = np.empty(32, np.uint8)
-        self.hashed = np.empty(2048, np.uint32)
-        self.palette = np.empty(257, np.uint32)
-
-    def hold(self, count: int) -> None:
-        """Make room for `count` pixels."""
-        if count <= self.room:
-            return
-        self.room = count
-        self.colors = np.empty(count + 1, np.uint32)
-        self.indexed = np.empty(count + 1, np.uint32)
-        self.residuals = np.empty(count, np.uint32)
-        self.symbols = np.empty(count, np.uint16)
-        self.out = np.empty(2 * count + 16384, np.uint32)
-        self.modes = np.empty(count, np.uint8)
-        self.zero = np.empty(count, np.uint8)
-        self.groups = np.empty(count, np.uint8)
-        self.order = np.empty(_COSTS + count, np.uint32)
+_workspace = Workspace()
 
 
-_workspace = _Workspace()
-
-
-def encode(pixels: Pixels, effort: str = "default") -> bytes:
+def encode(pixels: Pixels, effort: str = "default", *, any_picture: bool = False) -> bytes:
     """Return a lossless WebP of uint8 pixels of shape (rows, cols, 3), or (rows, cols, 4) with alpha.
 
     Colour under alpha 0 is kept. Raises Unsuitable where the pixels are no
-    terrain, ValueError for shapes that the format cannot hold.
+    terrain, unless `any_picture` is set, and where they are very many;
+    ValueError for shapes that the format cannot hold.
     """
     rows, cols, channels = pixels.shape
     if not (1 <= rows <= LARGEST_SIDE and 1 <= cols <= LARGEST_SIDE and channels in (3, 4)):
         raise ValueError(f"{cols} x {rows} x {channels}: no picture that a lossless WebP can hold")
-    if rows * cols > _LARGEST_PX or _is_picture(pixels):
+    if rows * cols > _LARGEST_PX or not (any_picture or is_terrain(pixels)):
         raise Unsuitable(f"{cols} x {rows} x {channels}: not like terrain")
     pixels = np.ascontiguousarray(pixels)
     space = _workspace
     space.hold(rows * cols)
-    kernel("colors")(pointer(pixels), rows * cols, channels, pointer(space.colors))
-    count = kernel("palette")(
-        pointer(space.colors), rows * cols, pointer(space.hashed), pointer(space.palette)
-    )
+    at = space.at
+    opaque = kernel("colors")(pointer(pixels), rows * cols, channels, at["colors"])
+    count = kernel("palette")(at["colors"], rows * cols, at["hashed"], at["palette"])
     if count == 1:
-        return _flat(rows, cols, int(space.palette[0]), effort)
-    alpha = channels == 4 and bool((pixels[..., 3] != 255).any())
-    return _file(rows, cols, count, alpha, effort)
+        return _flat(rows, cols, int(space["palette"][0]), effort)
+    return _file(rows, cols, count, not opaque, effort)
+
+
+def is_terrain(pixels: Pixels) -> bool:
+    """Tell whether red, the digit of 256 m, changes more seldom than in a photograph or in noise."""
+    reds = pixels.reshape(-1, pixels.shape[2])[:, 0]
+    here, before = reds[1::_SAMPLE], reds[:-1:_SAMPLE]
+    if np.count_nonzero(here != before) <= _MOST_CHANGES * len(here):
+        return True
+    return int(np.count_nonzero(np.bincount(here, minlength=256))) <= _MOST_REDS
 
 
 @lru_cache(maxsize=256)
@@ -152,21 +124,11 @@ def _file(rows: int, cols: int, count: int, alpha: bool, effort: str) -> bytes:
     writer.put(rows - 1, 14)
     writer.put(alpha, 1)
     writer.put(0, 3)
-    _picture(writer, rows, cols, count, EFFORTS[effort])
-    return _riff(writer.finish())
-
-
-def _is_picture(pixels: Pixels) -> bool:
-    """Tell whether red, the digit of 256 m, changes as often as it does in a photograph or in noise."""
-    reds = pixels.reshape(-1, pixels.shape[2])[:, 0]
-    here, before = reds[1::_SAMPLE], reds[:-1:_SAMPLE]
-    if np.count_nonzero(here != before) <= _MOST_CHANGES * len(here):
-        return False
-    return int(np.count_nonzero(np.bincount(here, minlength=256))) > _MOST_REDS
+    return _riff(_picture(writer, rows, cols, count, EFFORTS[effort]))
 
 
 def _riff(data: bytes) -> bytes:
-    """Return a WebP file of one VP8L chunk (RFC 9649, section 2.6)."""
+    """Return a WebP file of one VP8L chunk (section 2.6)."""
     padding = b"\0" * (len(data) % 2)
     head = struct.pack("<4sI4s4sI", b"RIFF", 12 + len(data) + len(padding), b"WEBP", b"VP8L", len(data))
     return head + data + padding
@@ -175,40 +137,95 @@ def _riff(data: bytes) -> bytes:
 class _Writer:
     """Bits of a picture, from the lowest on."""
 
-    def __init__(self, space: _Workspace) -> None:
+    def __init__(self, space: Workspace) -> None:
         self.space = space
-        self.state = np.zeros(4, np.int64)
-        self.handles = (pointer(self.state), pointer(space.out))
-        self.block_bits = _BLOCK_BITS
+        self.handles = (space.at["state"], space.at["out"])
+        space["state"][:] = 0
         self._put = kernel("put")
 
     def put(self, value: int, bits: int) -> None:
         """Write a number of up to 30 bits."""
         self._put(*self.handles, value, bits)
 
-    def finish(self) -> bytes:
-        """Return everything written."""
+    def mark(self) -> npt.NDArray[np.int64]:
+        """Return where the writer is, for `rewind`."""
+        return self.space["state"].copy()
+
+    def rewind(self, mark: npt.NDArray[np.int64]) -> None:
+        """Go on from a mark, as if nothing had been written after it."""
+        self.space["state"][:] = mark
+
+    def written(self) -> bytes:
+        """Return everything written so far."""
         size = kernel("finish")(*self.handles)
-        return self.space.out.view(np.uint8)[:size].tobytes()
+        return self.space["out"].view(np.uint8)[:size].tobytes()
 
 
-def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) -> None:
-    """Write transforms and the transformed picture (sections 4 and 5.1)."""
-    space = writer.space
-    image = space.colors
-    if count <= 256:
+def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) -> bytes:
+    """Write transforms and the transformed picture; return all that was written (sections 4 and 5)."""
+    start = writer.mark()
+    source, width, bits = "colors", cols, 0
+    if count <= _LARGEST_PALETTE:
         bits = 3 if count <= 2 else 2 if count <= 4 else 1 if count <= 16 else 0
-        _put_palette(writer, count)
-        kernel("indexed")(pointer(image), rows, cols, pointer(space.hashed), bits, pointer(space.indexed))
-        image = space.indexed
-        cols = (cols + (1 << bits) - 1) >> bits
-        writer.block_bits = _BUNDLED_BLOCK_BITS if bits else _BLOCK_BITS
-    more = _more_modes(image[: rows * cols], cols)
+        source, width = "indexed", -(-cols >> bits)
+        _put_palette(writer, rows, cols, count, bits)
+    if bits:
+        _put_repeats(writer, source, rows, width, diagonal=False)
+        found = [writer.written()]
+        writer.rewind(start)
+        _put_repeats(writer, "colors", rows, cols, diagonal=True)
+        return min(*found, writer.written(), key=len)
+    effort = _predict(writer, source, rows, cols, effort)
+    found = []
+    few = _busy(writer.space, rows, cols) <= _FEW_BLOCKS
+    if few:
+        predicted = writer.mark()
+        _put_repeats(writer, "residuals", rows, cols, diagonal=False)
+        found.append(writer.written())
+        writer.rewind(predicted)
+    _put_groups(writer, rows, cols, effort)
+    found.append(writer.written())
+    if few:
+        writer.rewind(start)
+        _put_repeats(writer, "colors", rows, cols, diagonal=True)
+        found.append(writer.written())
+    return min(found, key=len)
+
+
+def _put_palette(writer: _Writer, rows: int, cols: int, count: int, bits: int) -> None:
+    """Turn colours into indices, and write the palette, each colour as its difference from the one before.
+
+    Section 4.4. A pixel of the result holds 1 << `bits` indices.
+    """
+    at = writer.space.at
+    kernel("indexed")(at["colors"], rows, cols, at["hashed"], bits, at["indexed"])
+    writer.put(1, 1)
+    writer.put(_COLOR_INDEXING, 2)
+    writer.put(count - 1, 8)
+    channels = writer.space["palette"][:count].view(np.uint8).reshape(-1, 4)
+    differences = np.diff(channels, axis=0, prepend=np.zeros((1, 4), np.uint8))
+    _put_parameters(writer, np.ascontiguousarray(differences).view(np.uint32).reshape(1, -1))
+
+
+def _predict(writer: _Writer, source: str, rows: int, cols: int, effort: Effort) -> Effort:
+    """Choose and write the predictor of each block; leave residuals and which blocks have none (section 4.1).
+
+    Return the effort that is worth while for the rest.
+    """
+    space, at = writer.space, writer.space.at
+    more = _more_modes(space[source][: rows * cols], cols)
     if more == 2:
         effort = EFFORTS["fast"]  # what is left of a chessboard is noise; no second look finds more in it
-    _predict(writer, image, rows, cols, more, effort)
-    writer.put(0, 1)
-    _body(writer, rows, cols, effort)
+    shape = (rows, cols, _BLOCK_BITS)
+    kernel("predictors")(
+        at[source], *shape, more, effort.passes, at["counts"], at["bucket_costs"], at["modes"], at["zero"]
+    )
+    kernel("residuals")(at[source], *shape, at["modes"], at["zero"], at["residuals"])
+    writer.put(1, 1)
+    writer.put(_PREDICTOR, 2)
+    writer.put(_BLOCK_BITS - 2, 3)
+    _put_parameters(writer, _as_green(space["modes"], rows, cols))
+    return effort
 
 
 def _more_modes(image: Colors, cols: int) -> int:
@@ -226,104 +243,87 @@ def _more_modes(image: Colors, cols: int) -> int:
     return int((blues == blues[0]).all())
 
 
-def _put_palette(writer: _Writer, count: int) -> None:
-    """Write the palette, each colour as its difference from the one before (section 4.4)."""
-    writer.put(1, 1)
-    writer.put(_COLOR_INDEXING, 2)
-    writer.put(count - 1, 8)
-    channels = writer.space.palette[:count].view(np.uint8).reshape(-1, 4)
-    differences = np.diff(channels, axis=0, prepend=np.zeros((1, 4), np.uint8))
-    _put_image(writer, np.ascontiguousarray(differences).view(np.uint32).reshape(1, -1))
+def _blocks(rows: int, cols: int) -> tuple[int, int]:
+    """Return the rows and columns of blocks."""
+    return -(-rows >> _BLOCK_BITS), -(-cols >> _BLOCK_BITS)
 
 
-def _predict(writer: _Writer, image: Colors, rows: int, cols: int, more: int, effort: Effort) -> None:
-    """Choose and write the predictor of each block; leave residuals and blocks without any (section 4.1)."""
-    space = writer.space
-    blocks = _blocks(rows, cols, writer.block_bits)
-    kernel("predictors")(
-        pointer(image), rows, cols, writer.block_bits, more, effort.passes, pointer(space.counts),
-        pointer(space.bucket_costs), pointer(space.modes), pointer(space.zero),
-    )  # fmt: skip
-    kernel("residuals")(
-        pointer(image), rows, cols, writer.block_bits, pointer(space.modes), pointer(space.zero),
-        pointer(space.residuals),
-    )  # fmt: skip
-    modes = space.modes[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks)
-    writer.put(1, 1)
-    writer.put(_PREDICTOR, 2)
-    writer.put(writer.block_bits - 2, 3)
-    _put_image(writer, modes << np.uint32(8))
+def _busy(space: Workspace, rows: int, cols: int) -> int:
+    """Return how many blocks have residuals."""
+    down, across = _blocks(rows, cols)
+    return down * across - int(np.count_nonzero(space["zero"][: down * across]))
 
 
-def _blocks(rows: int, cols: int, bits: int) -> tuple[int, int]:
-    """Return the rows and columns of blocks of 1 << `bits` pixels."""
-    return -(-rows >> bits), -(-cols >> bits)
+def _as_green(numbers: Pixels, rows: int, cols: int) -> Colors:
+    """Return a number for each block as an image of parameters."""
+    down, across = _blocks(rows, cols)
+    return numbers[: down * across].astype(np.uint32).reshape(down, across) << np.uint32(8)
 
 
-def _cache_bits(busy: int) -> int:
-    """Return the size of the colour cache that suits so many blocks with residuals."""
-    return next((bits for blocks, bits in _BLOCKS_OF_BITS if busy <= blocks), _MOST_CACHE_BITS)
-
-
-def _body(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
-    """Write the residuals as symbols in groups of codes (sections 5 and 6)."""
-    space = writer.space
-    blocks = _blocks(rows, cols, writer.block_bits)
-    shape = (rows, cols, writer.block_bits)
-    zero, groups = pointer(space.zero), pointer(space.groups)
-    pixels = (pointer(space.residuals), pointer(space.symbols))
-    busy = blocks[0] * blocks[1] - int(np.count_nonzero(space.zero[: blocks[0] * blocks[1]]))
-    cache_bits = _cache_bits(busy)
-    greens = _CACHE + (1 << cache_bits)
-    kernel("symbols")(pixels[0], *shape, zero, cache_bits, pointer(space.cache), pixels[1])
+def _put_groups(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
+    """Write the residuals with a colour cache, in groups of codes by block (sections 5.2.3 and 6.2.2)."""
+    space, at = writer.space, writer.space.at
+    shape = (rows, cols, _BLOCK_BITS)
+    busy = _busy(space, rows, cols)
+    cache_bits = next((bits for blocks, bits in _BLOCKS_OF_BITS if busy <= blocks), _MOST_CACHE_BITS)
+    greens = _GREENS_WITHOUT_CACHE + (1 << cache_bits)
+    kernel("symbols")(at["residuals"], *shape, at["zero"], cache_bits, at["cache"], at["symbols"])
     group_count = kernel("cluster")(
-        *pixels, *shape, zero, greens, min(effort.groups, busy // _BLOCKS_PER_GROUP), effort.rounds,
-        pointer(space.histogram), pointer(space.costs), pointer(space.sums), pointer(space.order), groups,
+        at["residuals"], at["symbols"], *shape, at["zero"], greens,
+        min(effort.groups, busy // _BLOCKS_PER_GROUP), effort.rounds,
+        at["histogram"], at["costs"], at["sums"], at["order"], at["groups"],
     )  # fmt: skip
+    writer.put(0, 1)  # no more transforms
     writer.put(1, 1)
     writer.put(cache_bits, 4)
     writer.put(group_count > 1, 1)
     if group_count > 1:
-        writer.put(writer.block_bits - 2, 3)
-        histogram = space.histogram[: group_count * _GROUP].copy()
-        _put_image(
-            writer, space.groups[: blocks[0] * blocks[1]].astype(np.uint32).reshape(blocks) << np.uint32(8)
-        )
-        space.histogram[: group_count * _GROUP] = histogram
-    _put_codes(writer, group_count, greens)
-    kernel("data")(*writer.handles, *pixels, *shape, zero, groups, pointer(space.table))
-
-
-def _put_codes(writer: _Writer, group_count: int, greens: int) -> None:
-    space = writer.space
-    kernel("codes")(
-        *writer.handles, pointer(space.histogram), group_count, greens, pointer(space.work),
-        pointer(space.lengths), pointer(space.tokens), pointer(space.small), pointer(space.short),
-        pointer(space.table),
-    )  # fmt: skip
-
-
-_ONE_BLOCK_BITS = 20
-"""Blocks of a side that holds any image: there is one."""
-
-
-def _put_image(writer: _Writer, image: Colors) -> None:
-    """Write an image of parameters: one group of codes, no cache, runs of equal pixels (section 5.1)."""
-    space = writer.space
-    rows, cols = image.shape
-    residuals = np.ascontiguousarray(image)
-    symbols = np.empty(image.size, np.uint16)
-    zero, groups = np.zeros(1, np.uint8), np.zeros(1, np.uint8)
-    shape = (rows, cols, _ONE_BLOCK_BITS)
-    kernel("symbols")(pointer(residuals), *shape, pointer(zero), 0, pointer(space.cache), pointer(symbols))
-    kernel("cluster")(
-        pointer(residuals), pointer(symbols), *shape, pointer(zero), _CACHE, 1, 0,
-        pointer(space.histogram), pointer(space.costs), pointer(space.sums), pointer(space.order),
-        pointer(groups),
-    )  # fmt: skip
-    writer.put(0, 1)
-    _put_codes(writer, 1, _CACHE)
+        writer.put(_BLOCK_BITS - 2, 3)
+        _put_parameters(writer, _as_green(space["groups"], rows, cols))
+    _put_codes(writer, "histogram", group_count, greens)
     kernel("data")(
-        *writer.handles, pointer(residuals), pointer(symbols), *shape, pointer(zero), pointer(groups),
-        pointer(space.table),
+        *writer.handles, at["residuals"], at["symbols"], *shape, at["zero"], at["groups"], at["table"]
+    )
+
+
+def _put_repeats(writer: _Writer, source: str, rows: int, cols: int, *, diagonal: bool) -> None:
+    """Write an image as literals and copies, without a cache, in one group of codes (section 5.2)."""
+    writer.put(0, 1)  # no more transforms
+    writer.put(0, 1)  # no cache
+    writer.put(0, 1)  # one group
+    _put_one_group(writer, (source, "values", "symbols"), rows, cols, diagonal=diagonal)
+
+
+def _put_parameters(writer: _Writer, image: Colors) -> None:
+    """Write an image that belongs to a transform or to the groups (section 5.1, roles 2 to 5)."""
+    rows, cols = image.shape
+    writer.space["parameters"][: image.size] = image.reshape(-1)
+    writer.put(0, 1)  # no cache
+    _put_one_group(
+        writer, ("parameters", "parameter values", "parameter symbols"), rows, cols, diagonal=False
+    )
+
+
+def _put_one_group(
+    writer: _Writer, names: tuple[str, str, str], rows: int, cols: int, *, diagonal: bool
+) -> None:
+    """Write an image in literals and copies; `names` are those of its array, and of two for its symbols."""
+    at = writer.space.at
+    source, values, symbols = names
+    kernel("repeats")(at[source], rows, cols, diagonal, at[values], at[symbols])
+    pixels = (at[values], at[symbols], rows, cols, _ONE_BLOCK_BITS, at["no zero"])
+    kernel("cluster")(
+        *pixels, _GREENS_WITHOUT_CACHE, 1, 0,
+        at["histogram of one"], at["costs"], at["sums"], at["order"], at["one group"],
+    )  # fmt: skip
+    _put_codes(writer, "histogram of one", 1, _GREENS_WITHOUT_CACHE)
+    kernel("data")(*writer.handles, *pixels, at["one group"], at["table"])
+
+
+def _put_codes(writer: _Writer, histogram: str, group_count: int, greens: int) -> None:
+    """Write the five prefix codes of each group; leave them in the table (section 6.2.1)."""
+    at = writer.space.at
+    kernel("codes")(
+        *writer.handles, at[histogram], group_count, greens, at["work"], at["lengths"], at["tokens"],
+        at["small"], at["short"], at["table"],
     )  # fmt: skip

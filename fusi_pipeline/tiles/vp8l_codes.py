@@ -346,11 +346,11 @@ def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
                 elif one < CACHE:
-                    length = int64(residuals[i])
+                    length = int64(residuals[i]) & 0xFFFF
                     extra = prefix(length)[1]
                     held |= ((length - 1) & ((1 << extra) - 1)) << size
                     size += extra
-                    code = int64(table[at + DISTANCE + 1])
+                    code = int64(table[at + DISTANCE + (int64(residuals[i]) >> 16)])
                     held |= (code & 0xFFFF) << size
                     size += code >> 16
                 if size >= 32:

@@ -20,22 +20,23 @@ _int = types.int64
 
 
 def colors(pixels, count, channels, out):
-    """Fill `out`, `count` colours, from pixels of 3 or 4 channels."""
+    """Fill `out`, `count` colours, from pixels of 3 or 4 channels; return whether alpha is 255 everywhere."""
     if channels == 3:
         for i in range(count):
             at = 3 * i
             out[i] = (
                 0xFF000000 | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
             )
-    else:
-        for i in range(count):
-            at = 4 * i
-            out[i] = (
-                (int64(pixels[at + 3]) << 24)
-                | (int64(pixels[at]) << 16)
-                | (int64(pixels[at + 1]) << 8)
-                | int64(pixels[at + 2])
-            )
+        return 1
+    alphas = 255
+    for i in range(count):
+        at = 4 * i
+        alpha = int64(pixels[at + 3])
+        alphas &= alpha
+        out[i] = (
+            (alpha << 24) | (int64(pixels[at]) << 16) | (int64(pixels[at + 1]) << 8) | int64(pixels[at + 2])
+        )
+    return 1 if alphas == 255 else 0
 
 
 def palette(image, count, table, out):
@@ -108,7 +109,7 @@ def indexed(image, rows, cols, table, bits, out):
 
 
 SIGNATURES = {
-    "colors": types.void(_u8, _int, _int, _u32),
+    "colors": _int(_u8, _int, _int, _u32),
     "palette": _int(_u32, _int, _u32, _u32),
     "indexed": types.void(_u32, _int, _int, _u32, _int, _u32),
 }

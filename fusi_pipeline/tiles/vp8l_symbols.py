@@ -32,6 +32,10 @@ COVERED = 0xFFFF
 """In place of the symbol of a pixel that a copy covers."""
 LONGEST_COPY = 4096
 SHORTEST_COPY = 12
+"""Of a copy among residuals with a colour cache, in which a repeated one is cheap."""
+_SHORTEST_REPEAT = 3
+_FROM_ABOVE, _FROM_LEFT, _FROM_TOP_LEFT, _FROM_TOP_RIGHT = 0, 1, 2, 3
+"""Prefix symbols of the distances 1 to 4, which are codes of these neighbours (RFC 9649, section 5.2.2)."""
 _RARE = 12 << 4
 """What a symbol that a group has not seen costs at least, in 1/16 bit; an empty group must not be cheap."""
 _UNSEEN = 3 << 4
@@ -76,8 +80,8 @@ def _copy_length(residuals, i, count, before, zero, across, cols, bits):
 def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
     """Fill `out` with the symbol of each pixel; return how many literals there are.
 
-    A copy leaves its length in place of its first residual, and COVERED in the
-    pixels behind it. `cache` holds 1 << `cache_bits` colours; 0 bits for none.
+    A copy leaves its distance symbol << 16 | length in place of its first residual, and COVERED
+    in place of the symbols behind it. `cache` holds 1 << `cache_bits` colours; 0 bits for none.
     Symbols in blocks where `zero` is set mean nothing.
     """
     count = rows * cols
@@ -104,7 +108,7 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
                     length = _copy_length(residuals, i, count, before, zero, across, cols, bits)
                     if length:
                         out[i] = LITERALS + prefix(length)[0]
-                        residuals[i] = length
+                        residuals[i] = (_FROM_LEFT << 16) | length
                         covered = i + length
                         for j in range(i + 1, covered):
                             out[j] = COVERED
@@ -122,6 +126,58 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
 
 
 @_inline
+def _repeated(image, i, count, distance):
+    """How many pixels from `i` on are those at a distance before them."""
+    if i < distance:
+        return 0
+    limit = min(count, i + LONGEST_COPY)
+    end = i
+    while end < limit and image[end] == image[end - distance]:
+        end += 1
+    return end - i
+
+
+@_inline
+def _best_copy(image, i, count, cols, diagonal):
+    """Return the length of the longest copy at pixel `i` from one of its neighbours, and which of them."""
+    best, source = _repeated(image, i, count, cols), _FROM_ABOVE
+    if best < LONGEST_COPY:
+        length = _repeated(image, i, count, 1)
+        if length > best:
+            best, source = length, _FROM_LEFT
+    if diagonal and best < LONGEST_COPY:
+        length = _repeated(image, i, count, cols + 1)
+        if length > best:
+            best, source = length, _FROM_TOP_LEFT
+        length = _repeated(image, i, count, max(cols - 1, 1))
+        if length > best:
+            best, source = length, _FROM_TOP_RIGHT
+    return best, source
+
+
+def repeats(image, rows, cols, diagonal, values, out):
+    """Fill `out` with symbols, without a cache, and `values` with what goes with them, as `symbols` does.
+
+    At each pixel the longest copy of what lies on its left or above is taken, from 3 px on; where
+    `diagonal` is set, also of what lies above on the left or right.
+    """
+    count = rows * cols
+    i = 0
+    while i < count:
+        length, source = _best_copy(image, i, count, cols, diagonal)
+        if length < _SHORTEST_REPEAT:
+            values[i] = image[i]
+            out[i] = (int64(image[i]) >> 8) & 255
+            i += 1
+            continue
+        values[i] = (source << 16) | length
+        out[i] = LITERALS + prefix(length)[0]
+        for j in range(i + 1, i + length):
+            out[j] = COVERED
+        i += length
+
+
+@_inline
 def _count(residuals, symbol, i, histogram, at):
     """Count one symbol, and what goes with it, in the group that starts at `at`."""
     histogram[at + symbol] += 1
@@ -131,7 +187,7 @@ def _count(residuals, symbol, i, histogram, at):
         histogram[at + BLUE + (value & 255)] += 1
         histogram[at + ALPHA + (value >> 24)] += 1
     elif symbol < CACHE:
-        histogram[at + DISTANCE + 1] += 1
+        histogram[at + DISTANCE + (int64(residuals[i]) >> 16)] += 1
 
 
 @_inline
@@ -346,6 +402,7 @@ def cluster(
 
 SIGNATURES = {
     "symbols": _int(_u32, _int, _int, _int, _u8, _int, _u32, _u16),
+    "repeats": types.void(_u32, _int, _int, _int, _u32, _u16),
     "cluster": _int(_u32, _u16, _int, _int, _int, _u8, _int, _int, _int, _u32, _u16, _u32, _u32, _u8),
 }
 """What `native` compiles, with the types of its arguments."""
