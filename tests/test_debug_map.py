@@ -339,7 +339,8 @@ def test_the_panel_counts_lists_and_escapes(
     assert shown.text("#name") == f"snow {NASTY}"
     assert shown.page.title() == f"snow {NASTY}: blocks"
     with Progress(layer) as progress:
-        counts = progress.counts()
+        counts, less = progress.counts(), sum(block.reason is not None for block in progress.blocks())
+    assert (f"; {less} with less context" in shown.text("#what")) == bool(less)
     rows = [line.split() for line in shown.text("#stats").splitlines()]
     totals = next(row for row in rows if row[0] == "all" and len(row) > 2)
     assert [int(value) for value in totals[1:]] == [

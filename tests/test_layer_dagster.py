@@ -43,6 +43,7 @@ from layer_generation.defs.regions import (
     regions_of,
 )
 from layer_generation.defs.sites import Site, find_sites
+from layer_generation.defs.waiting import waits_table
 from layer_generation.endpoints.base import EditRequest, EditResult, EndpointPermanent, Stop
 from layer_generation.errors import EndpointsExhausted
 from layer_generation.layer import init_layer, status_of
@@ -438,18 +439,71 @@ def test_a_partition_says_what_it_did(instance: dg.DagsterInstance, site: Site, 
     assert (made.tags or {})["dagster/data_version"] == version
 
 
-def test_a_region_whose_neighbours_are_missing_names_them_and_calls_nobody(
+def test_a_partition_says_which_blocks_have_less_context(site: Site) -> None:
+    """In the table of which block waited for which, and only there where some have."""
+    last = list(site.regions)[-1]
+    with Progress(site.folder) as progress:
+        blocks = [one for one in progress.blocks() if one.id in site.regions.blocks(last)]
+    assert "less context" not in str(waits_table(site.regions, last, blocks).value)
+    told = str(waits_table(site.regions, last, [replace(blocks[0], reason="a hole"), *blocks[1:]]).value)
+    assert told.count("a hole") == 1
+    assert "less context" in told
+
+
+def needed(site: Site, partition: Partition) -> set[int]:
+    """Return a partition's blocks and all that they wait for, block by block, by id."""
+    before: dict[int, list[int]] = {}
+    for block, other in site.regions.edges.tolist():
+        before.setdefault(int(site.regions.ids[block]), []).append(int(site.regions.ids[other]))
+    found, open_ones = set(), list(site.regions.blocks(partition))
+    while open_ones:
+        one = open_ones.pop()
+        if one not in found:
+            found.add(one)
+            open_ones.extend(before.get(one, ()))
+    return found
+
+
+def test_a_region_that_is_launched_alone_draws_exactly_what_it_waits_for(
+    instance: dg.DagsterInstance, site: Site, model: Model
+) -> None:
+    """Block by block and in order; the regions of these then have nothing to pay for a second time."""
+    last = list(site.regions)[-1]
+    wanted_ids = needed(site, last)
+    assert len(site.regions.blocks(last)) < len(wanted_ids) < len(site.regions.ids)
+    result = make(instance, site.places, site.stage_key(last.stage), last.region)
+    assert result.success
+    (made,) = (
+        event.step_materialization_data for event in result.all_events if event.is_step_materialization
+    )
+    others = len(wanted_ids) - len(site.regions.blocks(last))
+    assert made.materialization.metadata["blocks of other regions drawn first"].value == others
+    with Progress(site.folder) as progress:
+        blocks, edges = list(progress.blocks()), progress.edges()
+    assert {one.id for one in blocks if one.status == "complete"} == wanted_ids
+    assert sorted(model.drawn) == sorted(seed_of(one) for one in blocks if one.id in wanted_ids)
+    place = {one.id: model.drawn.index(seed_of(one)) for one in blocks if one.id in wanted_ids}
+    assert all(place[one] > place[before] for one, before in edges.tolist() if one in wanted_ids)
+    assert not make_all(instance, wanted(instance, site))[1]
+    assert len(model.drawn) == len(blocks)
+
+
+def test_a_region_whose_neighbours_failed_names_them_and_calls_nobody(
     instance: dg.DagsterInstance, site: Site, model: Model
 ) -> None:
     waiting = next(one for one in site.regions if len(site.regions.before[one]) > 1)
+    before = sorted(site.regions.before[waiting])
+    with Progress(site.folder) as progress:
+        failed = min(site.regions.outside(waiting))
+        block = progress.claim("somebody", 60.0, blocks=[failed])
+        assert block is not None
+        progress.fail(block.id, "somebody", "I will not draw this")
     result = make(instance, site.places, site.stage_key(waiting.stage), waiting.region)
     assert not result.success
     told = failure_of(result)
     assert "\n" not in told
     assert told.endswith(f"; `just layer-backfill snow --region {waiting.region}` makes these first")
-    before = sorted(site.regions.before[waiting])
     assert all(site.told(one) in told for one in before[:3])
-    assert ("and" in told) == (len(before) > 3)
     assert not model.drawn
     assert sum(event.event_type_value == "STEP_START" for event in result.all_events) == 1, "no retry helps"
 
@@ -553,21 +607,23 @@ def test_servers_that_are_gone_for_a_while_are_tried_again(
     assert len(tries) == 2
 
 
-def test_a_neighbour_that_loses_its_pictures_ends_the_run_instead_of_holding_it(
+def test_what_a_neighbour_lost_is_drawn_again_first(
     instance: dg.DagsterInstance, site: Site, model: Model
 ) -> None:
     _, failed = make_all(instance, Wanted(site, False, tuple(site.regions)[:-1], False))
     assert not failed
     last = tuple(site.regions)[-1]
-    (lost, *_) = site.regions.outside(last)
+    outside = site.regions.outside(last)
     with Progress(site.folder) as progress:
-        block = next(one for one in progress.blocks() if one.id == lost)
-    (site.folder / "generations" / f"{block.x}_{block.y}.png").unlink()
+        block = next(one for one in progress.blocks() if one.id == min(outside))
+    picture_of_it = site.folder / "generations" / f"{block.x}_{block.y}.png"
+    picture_of_it.unlink()
+    report = drawing.drawn(site.folder, site.regions.blocks(last), list(outside), lambda _: None)
+    assert report.interrupted, "nobody in this run would draw it"
     calls = len(model.drawn)
-    result = make(instance, site.places, site.stage_key(last.stage), last.region)
-    assert not result.success
-    assert site.told(site.regions.outside(last)[lost]) in failure_of(result)
-    assert len(model.drawn) - calls <= len(site.regions.blocks(last))
+    assert make(instance, site.places, site.stage_key(last.stage), last.region).success
+    assert picture_of_it.exists()
+    assert len(model.drawn) - calls <= 1 + len(site.regions.blocks(last))
 
 
 def test_new_quadrants_are_planned_and_the_location_is_to_be_reloaded(

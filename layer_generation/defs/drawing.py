@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusi_pipeline.errors import UsageError
+from layer_generation.defs.regions import Partition, Regions
 from layer_generation.defs.reporting import LINE_INTERVAL_S
 from layer_generation.defs.stopping import NEVER, Stop
 from layer_generation.endpoints.open import open_endpoint
@@ -68,6 +69,19 @@ def state_of(layer_dir: Path, ids: Iterable[int]) -> State:
         if one.status == "complete" and not all((folder / f"{x}_{y}.png").is_file() for x, y in one.quadrants)
     )
     return State(blocks, blocked, lost)
+
+
+def first_of(layer_dir: Path, regions: Regions, partition: Partition) -> dict[int, Partition]:
+    """Return the blocks of other partitions to be drawn before a partition's, by id; lost ones among them.
+
+    None where one of them has failed: that waits for a person.
+    """
+    with Progress(layer_dir) as progress:
+        status = {one.id: one.status for one in progress.blocks()}
+    lost = {one.id for one in state_of(layer_dir, regions.outside(partition)).lost}
+    complete = (one for one, found in status.items() if found == "complete" and one not in lost)
+    found = regions.first(partition, complete)
+    return {} if any(status[one] == "error" for one in found) else found
 
 
 def unfinished(layer_dir: Path, ids: Iterable[int]) -> list[int]:

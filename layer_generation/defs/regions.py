@@ -111,6 +111,24 @@ class Regions:
         places = np.unique(self.edges[within[self.edges[:, 0]] & ~within[self.edges[:, 1]], 1])
         return {int(self.ids[place]): self._partition(int(self._key[place])) for place in places}
 
+    def first(self, partition: Partition, complete: Iterable[int]) -> dict[int, Partition]:
+        """Return the blocks of other partitions that are to be drawn before a partition's can be, by id.
+
+        All that these wait for, directly or not, but for complete blocks and what only those wait for.
+        """
+        done = np.isin(self.ids, np.fromiter(complete, dtype=np.int64))
+        own = np.zeros(len(self.ids), dtype=bool)
+        own[self._within(partition)] = True
+        seen = own & ~done
+        found = -1
+        while found != (found := int(np.count_nonzero(seen))):
+            before = self.edges[seen[self.edges[:, 0]], 1]
+            seen[before[~done[before]]] = True
+        return {
+            int(self.ids[place]): self._partition(int(self._key[place]))
+            for place in np.flatnonzero(seen & ~own)
+        }
+
     def holding(self, ids: Iterable[int]) -> set[Partition]:
         """Return the partitions that blocks, by id, are in."""
         wanted = np.fromiter(ids, dtype=np.int64)

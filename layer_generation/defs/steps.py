@@ -1,8 +1,9 @@
 """The steps of a layer as assets: a partition is a region, its blocks are drawn by the worker.
 
 What waits for what is told to Dagster as static mappings of regions, made from the
-plan. An asset does not rely on that order: it looks for itself whether all its
-blocks wait for is complete, and whether all its own blocks are in the end.
+plan. An asset does not rely on that order: what its blocks wait for and nobody drew it
+draws first, block by block; what failed it waits for. It looks for itself whether
+all its own blocks are complete in the end.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import dagster as dg
 
 from fusi_pipeline.errors import FusiError, UsageError
 from layer_generation.defs.automation_condition import NEIGHBOURS_READY
-from layer_generation.defs.drawing import State, drawn, state_of, unfinished
+from layer_generation.defs.drawing import State, drawn, first_of, state_of, unfinished
 from layer_generation.defs.pictures import region_picture
 from layer_generation.defs.regions import Partition, Regions, Stage
 from layer_generation.defs.reporting import Metadata, check_asked, failure, failures, table
@@ -94,19 +95,24 @@ def materialized(
     report: RunReport | None = None
     with failures():
         regions = site.read_regions()
-        ids, outside = regions.blocks(partition), regions.outside(partition)
+        ids, first = regions.blocks(partition), first_of(site.folder, regions, partition)
         if not ids:
             raise UsageError(f"{site.told(partition)}: the plan has no such blocks; reload the location")
+        outside = {one: of for one, of in regions.outside(partition).items() if one not in first}
         _check_ready(site, partition, outside)
         check_asked(stop)
+        if first:
+            log(
+                f"{len(first)} blocks of {site.named(set(first.values()))} are drawn first: it waits for them"
+            )
         try:
-            report = drawn(site.folder, ids, list(outside), log, stop)
+            report = drawn(site.folder, [*first, *ids], list(outside), log, stop)
         except FusiError as error:
             trouble = error
         state = state_of(site.folder, ids)
         if not state.whole:
             check_asked(stop)
-            _check_ready(site, partition, outside)
+            _check_ready(site, partition, regions.outside(partition))
             raise _incomplete(site, partition, state, trouble)
     quadrants = [quadrant for block in state.blocks for quadrant in block.quadrants]
     return dg.MaterializeResult(
@@ -115,6 +121,7 @@ def materialized(
             **region_picture(site.folder, quadrants),
             "blocks": len(ids),
             "quadrants": len(quadrants),
+            **({"blocks of other regions drawn first": len(first)} if first else {}),
             **_run_facts(report),
             "seconds": round(time.monotonic() - started, 1),
             "endpoints": _by_endpoint(state),

@@ -377,8 +377,10 @@
     const rows = STATUSES.map((name) => row(short[name], [1, 2, 3].map((one) => data.stats[one][name] || 0), body));
     const totals = row("all", [0, 1, 2].map((column) => sum(rows.map((one) => one[column]))), made("tfoot", undefined, table));
     const done = sum(rows[STATUSES.indexOf("complete")]), all = sum(totals);
+    const less = data.reason.filter((one) => one >= 0).length;
     element("what").textContent =
-      `${all} blocks over ${data.source}, ${done} complete (${all ? Math.floor((100 * done) / all) : 0}%)`;
+      `${all} blocks over ${data.source}, ${done} complete (${all ? Math.floor((100 * done) / all) : 0}%)` +
+      (less ? `; ${less} with less context` : "");
   }
 
   function legend() {
