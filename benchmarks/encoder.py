@@ -1,11 +1,11 @@
 """CPU and bytes of fusi's WebP encoder against libwebp, on the same tiles in turn in one run.
 
-The corpus is made here, the same on every machine (terrain of many zooms,
-lidar, coasts with sea and with missing pixels, flat tiles, lineage, and pictures
-that are no terrain), and has a digest; `--archive` adds tiles of archives, and
-`--arrays` arrays from .npy files. Every file is decoded and compared. CPU is
+The corpus is made here (terrain of many zooms, lidar, coasts with sea and with
+missing pixels, islands, flat tiles, tiles of 256 px and of odd sizes, lineage, and
+pictures that are no terrain), and has a digest; `--archive` adds tiles of archives,
+a class for each, and `--arrays` arrays from .npy files. Every file is decoded and compared. CPU is
 that of the encoding thread; the least of `--rounds` counts, as others on the
-machine can only add.
+machine can only add. Figures go to `results/encoder.json` too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from encoder_scaling import scaling
+from harness import report
 from PIL import Image
 
 from fusi_pipeline.tiles import native, terrarium
@@ -58,7 +59,11 @@ def main() -> None:
     options = parser.parse_args()
     native.warm_up()
     tiles = list(corpus(options.seed))
-    tiles += [("archive", pixels) for path in options.archive for pixels in _stored(path, options.stride)]
+    tiles += [
+        (f"real {path.parent.parent.name} {path.stem}", pixels)
+        for path in options.archive
+        for pixels in _stored(path, options.stride)
+    ]
     if options.arrays:
         tiles += [
             ("arrays", np.load(path)) for path in sorted(options.arrays.glob("*.npy"))[:: options.stride]
@@ -66,12 +71,17 @@ def main() -> None:
     digest = hashlib.sha256()
     for _, pixels in tiles:
         digest.update(repr(pixels.shape).encode() + pixels.tobytes())
-    print(json.dumps({"tiles": len(tiles), "corpus_sha256": digest.hexdigest()}), flush=True)
+    named = {"tiles": len(tiles), "seed": options.seed, "corpus_sha256": digest.hexdigest()}
+    print(json.dumps(named), flush=True)
     measured = measure(tiles, encoders(options.methods), options.rounds)
-    for kind in [*dict.fromkeys(kind for kind, _ in tiles), "terrain", "all"]:
-        for name in measured:
-            _print(kind, name, measured)
-    print(json.dumps({"two_threads_over_one": round(scaling([pixels for _, pixels in tiles]), 2)}))
+    rows = [
+        row
+        for kind in [*dict.fromkeys(kind for kind, _ in tiles), "real", "terrain", "all"]
+        for name in measured
+        for row in _rows(kind, name, measured)
+    ]
+    threads = scaling([pixels for kind, pixels in tiles if kind.startswith("terrain")], options.rounds + 4)
+    report("encoder", {**named, "floor": _FLOOR, "classes": rows, "threads": threads})
 
 
 def encoders(methods: bool) -> dict[str, Callable[[Pixels], bytes]]:
@@ -108,7 +118,7 @@ def measure(
                 size[name] = len(data)
                 _assert_kept(name, pixels, data)
         for name in compared:
-            for one in (kind, "all", *(() if kind == "no terrain" else ("terrain",))):
+            for one in {kind, "all", *_sums(kind)}:
                 figures = measured[name].setdefault(one, Figures())
                 figures.tiles += 1
                 figures.size += size[name]
@@ -126,7 +136,15 @@ def _assert_kept(name: str, pixels: Pixels, data: bytes) -> None:
         raise SystemExit(f"{name}: pixels are not those that were encoded")
 
 
-def _print(kind: str, name: str, measured: dict[str, dict[str, Figures]]) -> None:
+def _sums(kind: str) -> tuple[str, ...]:
+    """Return the sums that a class belongs to, besides that of all."""
+    if kind == "no terrain":
+        return ()
+    return ("terrain", "real") if kind.startswith("real ") else ("terrain",)
+
+
+def _rows(kind: str, name: str, measured: dict[str, dict[str, Figures]]) -> Iterator[dict[str, object]]:
+    """Yield the figures of an encoder in a class, and print them, where there are any."""
     own, floor = measured[name].get(kind), measured[_FLOOR].get(kind)
     if own is None or floor is None:
         return
@@ -141,32 +159,11 @@ def _print(kind: str, name: str, measured: dict[str, dict[str, Figures]]) -> Non
         "times_less_cpu": round(floor.cpu_s / own.cpu_s, 2),
     }
     print(json.dumps(facts), flush=True)
-
-
-def scaling(tiles: list[Pixels]) -> float:
-    """Return how much more two threads encode than one in the same time, best of three tries."""
-
-    def work() -> None:
-        for pixels in tiles:
-            encode_webp(pixels, "fusi")
-
-    best = 0.0
-    for _ in range(3):
-        started = time.perf_counter()
-        work()
-        one_s = time.perf_counter() - started
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = max(best, 2 * one_s / (time.perf_counter() - started))
-    return best
+    yield facts
 
 
 def corpus(seed: int) -> Iterator[tuple[str, Pixels]]:
-    """Yield (class, pixels) of tiles of 512 px."""
+    """Yield (class, pixels) of tiles, most of 512 px."""
     random = np.random.default_rng(seed)
     for z in (6, 8, *range(9, 19)):
         for slope in (1.9, 2.1, 2.4):
@@ -184,6 +181,15 @@ def corpus(seed: int) -> Iterator[tuple[str, Pixels]]:
     yield "checker", _encoded(step * 200 + random.normal(0, 3, (_SIDE, _SIDE)), 12)
     yield "flat", _encoded(np.zeros((_SIDE, _SIDE)), 10)
     yield "flat", _encoded(np.full((_SIDE, _SIDE), 1234.5), 13)
+    for side, z in ((30, 3), (60, 6), (120, 9), (45, 13)):
+        heights = np.full((_SIDE, _SIDE), np.nan)
+        heights[100 : 100 + side, 200 : 200 + side] = surface(seed + 3 * z, 2.0)[:side, :side] * 600
+        yield "island", _encoded(heights, z)
+    for z in (8, 12, 16):
+        heights = surface(seed + 11 * z, 2.1) * min(4000.0, 40075016 / 2**z * 0.12)
+        yield "256 px", _encoded(heights[:256, :256], z)
+        for rows, cols in ((1, 512), (512, 1), (17, 33), (255, 509), (100, 300)):
+            yield "odd sizes", _encoded(heights[:rows, :cols], z)
     yield from (("lineage", pixels) for pixels in lineages(seed))
     channels = [surface(seed + one, 1.6) * 0.4 + surface(seed + 9, 1.7) * 0.6 for one in range(3)]
     yield "no terrain", (np.stack(channels, axis=-1) * 255).astype(np.uint8)
@@ -191,18 +197,22 @@ def corpus(seed: int) -> Iterator[tuple[str, Pixels]]:
 
 
 def lineages(seed: int) -> Iterable[Pixels]:
-    """Yield tiles that name sources: one, three with sharp edges, two with a blended edge."""
+    """Yield tiles that name sources: one, three and twelve with sharp edges, two with a blended edge."""
     one = np.zeros((_SIDE, _SIDE, 3), np.uint8)
     one[..., 0] = 3
     heights = surface(seed + 77, 2.3)
     three = np.zeros_like(one)
     three[..., 0] = 1 + (heights > 0.4) + (heights > 0.6)
+    twelve = np.zeros_like(one)
+    for number in range(12):
+        part = surface(seed + 200 + number, 2.6)
+        twelve[part > 0.62, 0] = number + 1
     share = np.clip((heights - 0.45) * 10, 0, 1)
     blended = np.zeros_like(one)
     blended[..., 0] = np.where(share < 1, 1, 2)
     blended[..., 1] = np.where((share > 0) & (share < 1), 2, 0)
     blended[..., 2] = np.where((share > 0) & (share < 1), np.maximum(np.rint(share * 255), 1), 0)
-    return one, three, blended
+    return one, three, twelve, blended
 
 
 def surface(seed: int, slope: float) -> npt.NDArray[np.float64]:
