@@ -120,6 +120,8 @@ class QuadrantState:
     has_note: bool
     version: int
     """Revision of its newest change; 0 where nothing changed since the map was made by an older fusi."""
+    is_there: bool = True
+    """Whether it is of the map still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,7 +252,7 @@ class QuadrantStore:
     def states(self, since: int | None = None) -> list[QuadrantState]:
         """Return what there is of every quadrant, or of those that changed after a revision, row by row.
 
-        One that was taken out of the map since then has nothing.
+        One that was taken out of the map since then is not there, and has nothing.
         """
         with self._readable():
             versions = {
@@ -302,7 +302,7 @@ class QuadrantStore:
             (x, y),
         ).fetchone()
         if row is None:
-            return QuadrantState(x, y, False, False, frozenset(), False, version)
+            return QuadrantState(x, y, False, False, frozenset(), False, version, is_there=False)
         flags = frozenset(name for name, flag in zip(FLAGS, row[3:], strict=True) if flag and flag > 0)
         return QuadrantState(x, y, bool(row[0]), bool(row[1]), flags, bool(row[2]), version)
 

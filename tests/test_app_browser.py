@@ -2,115 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from playwright.sync_api import expect
 
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-from layer_generation.camera import MercatorGrid
 from layer_generation.quadrants import QuadrantStore
 from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import NewItem
-from layer_generation.web.page import STATIC
+from tests import app_pages
+from tests.app_pages import HOSTILE, NEEDED, PHONE, App, click, generated, rows
 from tests.image_server import HANG, ImageServer, slow
-from tests.layers import write_map
 
-CHROMIUM = Path("/usr/bin/chromium")
-HOSTILE = """O'Brien "x" </script><img src=x onerror=window.hit=1>"""
-SIDE = 4
-DESKTOP = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 780}
-
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed (the package chromium)"),
-    pytest.mark.skipif(not (STATIC / "index.html").is_file(), reason="not built: just pages app-page"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless=new", "--no-sandbox"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def server() -> Iterator[ImageServer]:
-    with ImageServer() as server:
-        yield server
-
-
-@dataclass
-class App:
-    """An app that runs, and the pages that look at it."""
-
-    address: str
-    folder: Path
-    browser: Browser
-    pages: list[Page] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-    def page(self, size: dict[str, int] | None = None, **more: object) -> Page:
-        page = self.browser.new_page(viewport=size or DESKTOP, **more)  # type: ignore[arg-type]
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("console", lambda line: self.said.append(line.text) if line.type == "error" else None)
-        page.set_default_timeout(30_000)
-        page.goto(self.address)
-        page.wait_for_selector("body[data-ready=yes]")
-        self.pages.append(page)
-        return page
-
-
-@pytest.fixture
-def app(tmp_path: Path, browser: Browser, server: ImageServer) -> Iterator[App]:
-    quadrants = [(x, y) for y in range(SIDE) for x in range(SIDE)]
-    folder = write_map(tmp_path / "map", MercatorGrid(zoom=5), quadrants)
-    url = server.config("base64").url
-    models = [
-        {"model_id": "negative", "name": HOSTILE, "endpoint": url, "context": "none", "prompt": "negative"},
-        {"model_id": "snow", "name": "Snow", "endpoint": "builtin:pixelart", "prompt": "snow"},
-        {"model_id": "far", "name": "Far", "endpoint": url, "api_key_env": "NO_SUCH_KEY"},
-    ]
-    (folder / "app_config.json").write_text(json.dumps({"models": models}), encoding="utf-8")
-    command = [sys.executable, "-m", "fusi_pipeline.cli", "app", str(folder), "--port", "auto"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            app = App(process.stdout.readline().split()[0], folder, browser)
-            yield app
-            assert app.said == []
-        finally:
-            for page in app.pages:
-                page.close()
-            process.terminate()
-            assert process.wait(30) == 0
-
-
-def click(page: Page, x: int, y: int, **more: object) -> None:
-    """Click the middle of a quadrant."""
-    at = page.evaluate(f"fusiApp.map.latLngToContainerPoint([{y} + 0.5, {x} + 0.5])")
-    page.mouse.click(at["x"], at["y"], **more)  # type: ignore[arg-type]
-
-
-def rows(page: Page) -> dict[int, str]:
-    """Return the items of the list with how they stand."""
-    listed = page.evaluate(
-        "[...document.querySelectorAll('#items li')].map((row) => [Number(row.dataset.id), row.className])"
-    )
-    return {number: words.split()[1] for number, words in listed}
-
-
-def generated(app: App) -> set[tuple[int, int]]:
-    with QuadrantStore(app.folder) as store:
-        return {(x, y) for x, y in store.coordinates("generation").tolist()}
+pytestmark = NEEDED
+app, browser, server = app_pages.app, app_pages.browser, app_pages.server
 
 
 def test_a_person_selects_chooses_a_model_generates_and_watches_it_complete(app: App) -> None:
@@ -122,7 +24,7 @@ def test_a_person_selects_chooses_a_model_generates_and_watches_it_complete(app:
     expect(page.locator("#chosen")).to_have_text("2 quadrants selected")
     page.select_option("#model", "snow")
     page.click("#generate")
-    expect(page.locator("#items li")).to_have_class("item complete", timeout=20_000)
+    expect(page.locator("#items li")).to_have_class("item complete")
     assert generated(app) == {(1, 1), (2, 1)}
     page.keyboard.press("2")
     page.wait_for_function("fusiApp.state.layer === 'generation'")
@@ -137,14 +39,14 @@ def test_everything_can_be_done_by_keyboard(app: App) -> None:
     page.locator("#map").focus()
     for key in ("ArrowRight", "ArrowDown", " ", "f", "Escape", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    expect(page.locator("#chosen")).to_have_text("Quadrant 2, 1 selected")
+    expect(page.locator("#chosen")).to_have_text("Quadrant 3, 2 selected")
     page.keyboard.press("g")
     expect(page.locator("#items li")).to_have_class("item complete")
     page.keyboard.press("n")
     expect(page.locator("#about")).to_contain_text("flagged")
     for _ in range(2):
         page.keyboard.press("Shift+ArrowRight")
-    expect(page.locator("#chosen")).to_contain_text("3 quadrants selected")
+    expect(page.locator("#chosen")).to_contain_text("2 quadrants selected")
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     page.keyboard.press("Escape")
@@ -212,7 +114,7 @@ def test_notes_flags_and_deleting_ask_before_what_cannot_be_taken_back(app: App)
     page.keyboard.press("e")
     page.locator("#edit textarea").fill(HOSTILE)
     page.get_by_text("Keep the note").click()
-    page.locator("#edit").get_by_text("Close").click()
+    page.locator("#edit").get_by_role("button", name="Close").click()
     expect(page.locator("#about")).to_contain_text(HOSTILE)
     page.locator("#map").focus()
     page.keyboard.press("Delete")

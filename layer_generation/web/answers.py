@@ -44,8 +44,10 @@ def listed_json(listed: Listed) -> dict[str, object]:
     }
 
 
-def state_json(state: QuadrantState) -> list[int]:
-    """Return a quadrant as [x, y, bits, version]."""
+def state_json(state: QuadrantState) -> list[int | None]:
+    """Return a quadrant as [x, y, bits, version]; the bits are None for one that is no more."""
+    if not state.is_there:
+        return [state.x, state.y, None, state.version]
     bits = BITS["render"] * state.has_render | BITS["generation"] * state.has_generation
     bits |= BITS["note"] * state.has_note
     for flag in state.flags:

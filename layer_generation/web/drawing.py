@@ -110,7 +110,7 @@ class Drawing:
         )
         pictures = tuple((x, y, png(picture)) for (x, y), picture in result.quadrants)
         seams = seen.placement.seams
-        message = f"{len(pictures)} drawn in {received.facts['seconds']} s"
+        message = f"{len(pictures)} drawn in {received.facts['seconds']:.1f} s"
         if seams:
             message += f"; {seams} finished neighbours could not be shown, a seam is likely there"
         return Drawn(pictures, {**received.facts, "drift": round(result.drift, 3)}, message)

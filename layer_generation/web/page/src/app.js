@@ -3,10 +3,14 @@ import { get, listen, post } from "./api.js";
 import "./about.js";
 import { openEdit } from "./edit.js";
 import { listenKeys, openHelp } from "./keys.js";
-import { begin, fit, goTo, keepInView, map, redraw, setBoxMode, showLayer, tiles } from "./map.js";
+import { redraw } from "./draw.js";
+import { map } from "./grid.js";
+import { begin, fit, goTo, keepInView, showLayer } from "./map.js";
+import { choose, follow, hasCorner, setBoxMode } from "./pointers.js";
+import { tiles } from "./tiles.js";
 import { ask, attempt, element, says } from "./page.js";
 import { announce, showQueue } from "./queue.js";
-import { BITS, chosenBody, clearSelection, has, key, on, prefer, preferences, selectBox, selection, state, takeItems, takeQuadrants, tell, toggle } from "./state.js";
+import { BITS, boundsOfMap, chosenBody, chosenNow, clearSelection, deselect, has, key, on, placeOf, prefer, preferences, selectBox, selection, state, takeAnswer, takeEvent, takeQuadrants, tell } from "./state.js";
 
 const at = (id) => document.getElementById(id);
 const field = { model: at("model"), prompt: at("prompt"), negative: at("negative"), seed: at("seed"), regenerate: at("regenerate") };
@@ -41,9 +45,11 @@ function showLooks() {
   );
 }
 
+let lastChosen = null;
 async function chooseLayer(id) {
+  lastChosen = id;
   if (!(id in BITS)) await fetchLayer(id);
-  showLayer(id);
+  if (lastChosen === id) showLayer(id);
 }
 
 async function fetchLayer(id) {
@@ -53,24 +59,28 @@ async function fetchLayer(id) {
 
 // Selection
 
+function hint() {
+  if (state.boxMode) return hasCorner() ? "Now the opposite corner." : "Choose two opposite corners of a rectangle.";
+  if (matchMedia("(pointer: coarse)").matches) return "Tap quadrants, up to four. The dashed square selects a rectangle.";
+  return "Click quadrants, up to four. Shift and drag selects a rectangle.";
+}
+
 function showSelection() {
   const places = selection();
   const drawn = places.filter(([x, y]) => has(x, y, "generation")).length;
-  const words = places.length
-    ? `${places.length === 1 ? `Quadrant ${places[0].join(", ")}` : `${places.length} quadrants`} selected${drawn ? `, ${drawn} with a generation` : ""}`
-    : state.boxMode
-      ? "Click two opposite corners."
-      : matchMedia("(pointer: coarse)").matches
-        ? "Tap quadrants, up to four, or ▭ for a rectangle."
-        : "Click quadrants, up to four; Shift and drag for a rectangle.";
-  at("chosen").textContent = words;
-  const rendered = places.every(([x, y]) => has(x, y, "render"));
-  at("generate").disabled = isPlanning || !places.length || !state.facts.generates;
-  at("generate").textContent = isPlanning ? "planning…" : "Generate";
-  at("render").disabled = !places.length || state.facts.renderer.kind === "none";
-  at("render").title = state.facts.renderer.reason || "R";
-  at("generate").title = rendered ? "G" : "Some have no render yet; render first (G)";
+  const what = places.length === 1 ? `Quadrant ${places[0].join(", ")}` : `${places.length} quadrants`;
+  at("chosen").textContent = places.length ? `${what} selected${drawn ? `, ${drawn} with a generation` : ""}` : hint();
+  at("chosen").classList.toggle("some", places.length > 0);
+  const { renderer, generates } = state.facts;
+  const isBare = places.some(([x, y]) => !has(x, y, "render"));
+  at("generate").disabled = isPlanning || !places.length;
+  at("generate").textContent = isPlanning ? "Planning…" : "Generate";
+  at("generate").title = isBare ? "G; missing renders are made first" : "G";
+  at("render").disabled = !places.length || renderer.kind === "none";
+  at("render").title = renderer.kind === "none" ? renderer.reason : "R";
   for (const one of at("marks").children) one.disabled = !places.length;
+  at("looksOnly").hidden = generates;
+  at("brief").textContent = places.length ? `${places.length} selected` : "";
 }
 
 // What a person does
@@ -91,36 +101,56 @@ async function generate() {
   const places = selection();
   if (isPlanning) return;
   if (!places.length) return says("Select quadrants first.", "bad");
-  const body = wishBody();
+  const isDrawn = places.every(([x, y]) => has(x, y, "generation"));
+  const anew = isDrawn && !field.regenerate.checked;
+  if (anew && !(await ask(places.length === 1 ? "It has a generation already. Draw it anew?" : `All ${places.length} have a generation already. Draw them anew?`, "Draw anew"))) return;
+  if (!field.seed.checkValidity()) return says("The seed is a whole number, or empty.", "bad");
+  const [body, sent] = [{ ...wishBody(), ...(anew ? { regenerate: true } : {}) }, chosenNow()];
   isPlanning = true;
   showSelection();
   try {
-    if (places.length > MOST_UNASKED && !(await ask(`Queue pictures for ${places.length} quadrants?`, "Generate"))) return;
+    if (places.length > MOST_UNASKED && !anew && !(await ask(`Queue pictures for ${places.length} quadrants?`, "Generate"))) return;
     const queued = await attempt(() => post("/api/generate", body));
-    if (queued) wasQueued(queued);
+    if (queued) wasQueued(queued, sent);
   } finally {
     isPlanning = false;
     showSelection();
   }
 }
 
-function wasQueued(queued) {
-  takeItems(queued.items);
+function wasQueued(queued, sent) {
+  takeAnswer(queued);
   showQueue();
-  const skipped = queued.skipped.length ? `; ${queued.skipped.length} were left as they are` : "";
-  says(`${queued.calls} ${queued.calls === 1 ? "picture" : "pictures"} queued${skipped}.`);
+  const renders = queued.items.length - queued.calls;
+  const also = renders ? `, after ${renders === 1 ? "a render that was missing" : "renders that were missing"}` : "";
+  const skipped = queued.skipped.length ? `; ${queued.skipped.length} ${queued.skipped.length === 1 ? "quadrant was" : "quadrants were"} left as they are` : "";
+  says(`${queued.calls} ${queued.calls === 1 ? "picture" : "pictures"} queued${also}${skipped}.`);
   if (queued.without_context.length) says(`${queued.without_context.length} of them cannot be shown enough of their neighbours; a seam is likely there.`);
-  clearSelection();
-  if (state.layer === "render") showLayer("generation");
+  deselect(sent);
+  redraw();
+  if (state.layer === "render") chooseLayer("generation");
 }
 
 async function render() {
   if (!selection().length) return says("Select quadrants first.", "bad");
-  const queued = await attempt(() => post("/api/render", chosenBody()));
+  const sent = chosenNow();
+  await queueRenders(chosenBody(), selection().length, () => deselect(sent));
+}
+
+async function renderAll() {
+  const [left, top, right, bottom] = boundsOfMap();
+  await queueRenders({ top_left: [left, top], bottom_right: [right, bottom], overwrite: false }, state.quadrants.size, () => {});
+}
+
+async function queueRenders(body, number, after) {
+  const queued = await attempt(() => post("/api/render", body));
   if (!queued) return;
-  takeItems(queued.items);
+  takeAnswer(queued);
   showQueue();
-  clearSelection();
+  const left = number - queued.skipped.length;
+  says(`${left} ${left === 1 ? "render" : "renders"} queued${queued.skipped.length ? `; ${queued.skipped.length} were there or queued already` : ""}.`);
+  after();
+  redraw();
 }
 
 async function mark(flag) {
@@ -139,7 +169,10 @@ async function removePictures() {
 
 async function next(flag, direction) {
   const found = await attempt(() => get(`/api/next?flag=${flag}&after=${state.cursor}&direction=${direction}`));
-  if (found?.quadrant) goTo(...found.quadrant, true);
+  if (found?.quadrant) {
+    state.keyed = true;
+    goTo(...found.quadrant, true);
+  }
   else if (found) says(`Nothing is ${flag}.`);
 }
 
@@ -152,9 +185,9 @@ function move([right, down], isStretching) {
     state.anchor = anchor;
     selectBox(anchor, state.cursor);
   }
+  follow(state.cursor);
   keepInView(state.cursor);
   tell("cursor");
-  redraw();
 }
 
 const turn = (name) => {
@@ -166,13 +199,16 @@ const turn = (name) => {
 
 let peeked = null;
 const actions = {
-  generate, render, move,
+  generate, render, renderAll, move,
   flag: () => mark("flagged"),
   star: () => mark("starred"),
   remove: removePictures,
   edit: openEdit,
   help: openHelp,
-  select: () => toggle(...state.cursor) || says("Not on the map."),
+  select: () => {
+    state.keyed = true;
+    if (!choose(state.cursor)) says("That is not on the map.");
+  },
   clear: () => {
     setBoxMode(false);
     clearSelection();
@@ -204,6 +240,7 @@ const actions = {
   fold: () => {
     const isFolded = document.body.classList.toggle("folded");
     at("fold").ariaExpanded = String(!isFolded);
+    at("fold").ariaLabel = isFolded ? "Unfold the panel" : "Fold the panel";
     prefer("folded", isFolded);
   },
   clearPending: async () => {
@@ -217,9 +254,9 @@ const run = (name, ...values) => actions[name]?.(...values);
 // What happens elsewhere
 
 const handlers = {
-  queue: ({ items, removed }) => {
-    announce(items);
-    takeItems(items, removed);
+  queue: (event) => {
+    announce(event.items);
+    takeEvent(event);
     tell("queue");
   },
   quadrants: ({ quadrants }) => {
@@ -227,6 +264,7 @@ const handlers = {
     tiles.refresh(names);
     tell("quadrants", names);
     showSelection();
+    showQueue();
     redraw();
   },
   layer: async ({ layer }) => {
@@ -246,9 +284,22 @@ const handlers = {
 async function fetchAll() {
   const [quadrants, queue] = await Promise.all([get("/api/quadrants"), get("/api/queue")]);
   takeQuadrants(quadrants.quadrants);
-  takeItems(queue.items);
-  announce(queue.items);
+  takeEvent(queue);
+  announce(queue.items, true);
   return `${queue.revision}.${quadrants.revision}`;
+}
+
+// The quadrant nearest to the middle of the map.
+function middle() {
+  const [left, top, right, bottom] = boundsOfMap() ?? [0, 0, 0, 0];
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  let best = [left, top, Infinity];
+  for (const name of state.quadrants.keys()) {
+    const [column, row] = placeOf(name);
+    const far = (column - x) ** 2 + (row - y) ** 2;
+    if (far < best[2]) best = [column, row, far];
+  }
+  return best.slice(0, 2);
 }
 
 async function open() {
@@ -263,12 +314,12 @@ async function open() {
     field[name].value = preferences[name] ?? "";
     field[name].addEventListener("input", () => prefer(name, field[name].value));
   }
-  const { layers, map: facts } = state.facts;
+  const { layers } = state.facts;
   const drawn = layers.find(({ id }) => id === "generation").pictures;
   const ids = layers.map(({ id }) => id);
   state.layer = ids.includes(preferences.layer) ? preferences.layer : drawn ? "generation" : "render";
-  state.cursor = facts.bounds ? facts.bounds.slice(0, 2) : [0, 0];
   const from = await fetchAll();
+  state.cursor = middle();
   if (!(state.layer in BITS)) await fetchLayer(state.layer);
   showModels();
   showLooks();
@@ -276,7 +327,6 @@ async function open() {
   showQueue();
   showSelection();
   tell("cursor");
-  if (!state.facts.generates) says("This app only looks: nothing is drawn.");
   on("layer", showLooks);
   on("selection", showSelection);
   on("mode", () => {
@@ -296,6 +346,7 @@ async function open() {
     if (name) run(name);
   });
   for (const name of ["focus", "blur"]) at("map").addEventListener(name, redraw);
+  at("fold").ariaExpanded = String(!document.body.classList.contains("folded"));
   listenKeys(run);
   document.body.dataset.ready = "yes";
   window.fusiApp = { state, map }; // for people who look into it

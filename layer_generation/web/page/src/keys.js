@@ -2,23 +2,23 @@
 import { element } from "./page.js";
 
 const KEYS = [
-  ["Arrows", "Move the cursor; with Shift, stretch a rectangle"],
-  ["Space, Enter", "Select the quadrant under the cursor"],
-  ["Esc", "Clear the selection"],
-  ["G", "Generate what is selected"],
-  ["R", "Render what is selected"],
-  ["Delete", "Delete generations of what is selected"],
-  ["F, S", "Flag for review, star"],
-  ["N, Shift N", "Next, previous flagged"],
-  ["] [", "Next, previous starred"],
-  ["E", "Notes, export, import, colours"],
-  ["B", "Select a rectangle by two corners"],
-  ["1…9, D", "Choose a layer, the next one"],
-  ["V", "Look at the render while held"],
-  ["L, C", "Lines, coordinates"],
-  ["+ − 0", "Zoom, show all"],
-  ["P", "Fold the panel"],
-  ["?", "This help"],
+  [["← ↑ ↓ →"], "Move the cursor; with Shift, stretch a rectangle"],
+  [["Space", "Enter"], "Select the quadrant under the cursor"],
+  [["B"], "Select a rectangle by two corners"],
+  [["Esc"], "Clear the selection; leave a field for the map"],
+  [["G"], "Generate what is selected"],
+  [["R"], "Render what is selected"],
+  [["E"], "Notes, marks, PNG out and in, colours"],
+  [["Delete"], "Delete generations of what is selected"],
+  [["F", "S"], "Flag for review, star"],
+  [["N", "Shift N"], "Next, previous flagged"],
+  [["]", "["], "Next, previous starred"],
+  [["1 … 9", "D"], "A layer, the next layer"],
+  [["V"], "The render, while held"],
+  [["L", "C"], "Lines, coordinates"],
+  [["+", "−", "0"], "Zoom in, zoom out, show all"],
+  [["P"], "Fold the panel"],
+  [["?"], "This help"],
 ];
 
 export function openHelp() {
@@ -26,8 +26,8 @@ export function openHelp() {
   dialog.replaceChildren(
     element("form", { method: "dialog" }, [
       element("h2", { id: "helpTitle", textContent: "Keys" }),
-      element("dl", {}, KEYS.flatMap(([keys, meaning]) => [element("dt", {}, keys.split(/(?<=,) /).map((one) => element("kbd", { textContent: one.replace(",", "") }))), element("dd", { textContent: meaning })])),
-      element("p", { className: "faint", textContent: "With a pointer: click selects, drag moves, Shift and drag selects a rectangle." }),
+      element("dl", {}, KEYS.flatMap(([keys, meaning]) => [element("dt", {}, keys.map((one) => element("kbd", { textContent: one }))), element("dd", { textContent: meaning })])),
+      element("p", { className: "faint", textContent: "With a pointer: a click selects, up to four; dragging moves the map; Shift and drag selects a rectangle." }),
       element("div", { className: "row end" }, [element("button", { textContent: "Close", className: "main" })]),
     ]),
   );

@@ -8,12 +8,25 @@ export function element(name, properties = {}, children = []) {
   return node;
 }
 
-export function says(text, kind = "") {
-  const toasts = document.getElementById("toasts");
-  const toast = element("p", { className: `toast ${kind}`, textContent: text });
-  toasts.append(toast);
-  while (toasts.children.length > 4) toasts.firstChild.remove();
-  setTimeout(() => toast.remove(), kind === "bad" ? 12000 : 4000);
+// A message that comes and goes. At most four are there, errors last; the same again is counted, and one of a
+// `topic` takes the place of the one before.
+const MOST_SAID = 4;
+const SHOWN_MS = { bad: 12000, "": 4500 };
+export function says(text, kind = "", topic = text) {
+  const place = document.getElementById("toasts");
+  const said = [...place.children];
+  let toast = said.find((one) => one.topic === topic && one.kind === kind);
+  const times = toast && toast.text === text ? toast.times + 1 : 1;
+  if (!toast) {
+    toast = element("p", { className: `toast ${kind}`, title: "Click to dismiss", onclick: () => toast.remove() });
+    if (kind === "bad") toast.setAttribute("role", "alert");
+    place.append(toast);
+  }
+  Object.assign(toast, { topic, kind, text, times, textContent: times > 1 ? `${text} (${times} times)` : text });
+  clearTimeout(toast.end);
+  const leave = () => (toast.matches(":hover") ? (toast.end = setTimeout(leave, 1000)) : toast.remove());
+  toast.end = setTimeout(leave, SHOWN_MS[kind]);
+  while (place.children.length > MOST_SAID) ([...place.children].find((one) => one.kind !== "bad" && one !== toast) ?? place.firstChild).remove();
 }
 
 export async function attempt(run) {

@@ -1,12 +1,12 @@
 // The queue: what is made, what waits and for what, what failed and why.
 import { get, post, remove } from "./api.js";
-import { has, on, state } from "./state.js";
+import { BITS, on, state } from "./state.js";
 import { goTo } from "./map.js";
 import { attempt, element, says } from "./page.js";
 
 const list = document.getElementById("items");
 const ORDER = { processing: 0, pending: 1, error: 2, held: 3, cancelled: 4, complete: 4 };
-const orderOf = (item) => ORDER[item.held ? "held" : item.status];
+const orderOf = (item) => ORDER[item.isHeld ? "held" : item.status];
 const isActive = (item) => item.status === "processing" || item.status === "pending";
 const MOST = 200;
 const rows = new Map();
@@ -24,16 +24,19 @@ const placed = (item) => {
 
 const seconds = (from, to) => (from && to ? `${((to - from) / 1000).toFixed(1)} s` : "");
 
+const listed = (numbers) => (numbers.length > 4 ? `${numbers.slice(0, 3).join(", ")} and ${numbers.length - 3} more` : numbers.length > 1 ? `${numbers.slice(0, -1).join(", ")} and ${numbers.at(-1)}` : `${numbers[0]}`);
+
 function status(item) {
   if (item.status === "processing") {
     const { stage = "working", percentage } = item.progress ?? {};
     return percentage == null ? stage : `${stage} ${Math.round(percentage)} %`;
   }
   if (item.status === "pending") {
-    if (item.held) return `held: item ${item.held.id} ${item.held.status === "error" ? "failed" : `was ${item.held.status}`}`;
-    const after = item.waits_for.length ? `, after ${item.waits_for.join(", ")}` : "";
+    if (item.isHeld) return `held back: item ${item.holder} ${item.holderStatus === "error" ? "failed" : "was cancelled"}`;
+    const { place, waits_for: others } = item;
+    const after = others.length ? `, after ${others.length === 1 ? "item" : "items"} ${listed(others)}` : "";
     const again = item.error_message ? ` · ${item.error_message}` : "";
-    return `waits${item.position ? ` at ${item.position}` : ""}${after}${again}`;
+    return `${place === 1 ? "next" : place ? `number ${place} in line` : "waits"}${after}${again}`;
   }
   if (item.status === "error") return item.error_message || "failed";
   if (item.status === "cancelled") return item.error_message || "cancelled";
@@ -56,7 +59,7 @@ function row(item) {
   const signature = JSON.stringify(item);
   const known = rows.get(item.id);
   if (known?.signature === signature) return known.node;
-  const node = element("li", { className: `item ${item.status}${item.held ? " held" : ""}` });
+  const node = element("li", { className: `item ${item.status}${item.isHeld ? " held" : ""}` });
   node.dataset.id = item.id;
   node.append(
     element("button", {
@@ -79,32 +82,43 @@ function row(item) {
   return node;
 }
 
+// A map without any picture has one thing to begin with.
+function showStart(items) {
+  const isBare = state.quadrants.size > 0 && ![...state.quadrants.values()].some((bits) => bits & (BITS.render | BITS.generation));
+  const { kind, reason } = state.facts.renderer;
+  document.getElementById("start").hidden = !isBare || items.some(isActive);
+  document.getElementById("renderAll").hidden = kind === "none";
+  document.getElementById("renderAll").textContent = `Render all ${state.quadrants.size} quadrants`;
+  document.getElementById("startWhy").textContent = kind === "none" ? reason : "This map has no pictures yet. Renders come first: models draw over them.";
+}
+
 const progressOf = (item) => (item.progress?.percentage == null ? {} : { max: 100, value: item.progress.percentage });
 
-// An item of the server with what follows from the others: its place among those that wait in its lane,
-// and the failed or cancelled item that holds it back, whichever number of items lie between.
-function placedItems() {
+// Adds to the server's items what follows from the others: the place among those that wait in a lane, and the
+// failed or cancelled item that holds one back, whichever number of items lie between.
+function place() {
   const waiting = new Map();
   const holders = new Map();
   const holder = (id) => {
     const item = state.items.get(id);
     if (!item || item.status === "complete") return null;
-    if (item.status === "error" || item.status === "cancelled") return { id, status: item.status };
+    if (item.status === "error" || item.status === "cancelled") return item;
     if (!holders.has(id)) {
       holders.set(id, null);
       holders.set(id, item.waits_for.map(holder).find(Boolean) ?? null);
     }
     return holders.get(id);
   };
-  return [...state.items.values()]
-    .sort((one, other) => one.id - other.id)
-    .map((item) => {
-      if (item.status !== "pending") return { ...item, held: null };
-      const lane = item.item_type === "render" ? "render" : (item.model_id ?? "");
-      const position = (waiting.get(lane) ?? 0) + 1;
-      waiting.set(lane, position);
-      return { ...item, position, held: holder(item.id) };
-    });
+  const items = [...state.items.values()].sort((one, other) => one.id - other.id);
+  for (const item of items) {
+    const by = item.status === "pending" ? holder(item.id) : null;
+    Object.assign(item, { isHeld: Boolean(by), holder: by?.id, holderStatus: by?.status, place: null });
+    if (item.status !== "pending" || by) continue;
+    const lane = item.item_type === "render" ? "render" : (item.model_id ?? "");
+    item.place = (waiting.get(lane) ?? 0) + 1;
+    waiting.set(lane, item.place);
+  }
+  return items;
 }
 
 // Why lanes rest, a line each. Asked again while one does: a rest ends without any item changing.
@@ -124,7 +138,7 @@ async function lookAtLanes() {
 }
 
 export function showQueue() {
-  const items = placedItems().sort(
+  const items = place().sort(
     (one, other) => orderOf(one) - orderOf(other) || (isActive(one) ? one.id - other.id : other.completed_at - one.completed_at || other.id - one.id),
   );
   const active = items.filter(isActive);
@@ -138,6 +152,7 @@ export function showQueue() {
   const failed = items.filter((item) => item.status === "error").length;
   document.getElementById("count").textContent = active.length ? `${active.length}` : "";
   document.getElementById("idle").hidden = items.length > 0;
+  showStart(items);
   document.getElementById("clearPending").hidden = !active.some((item) => item.status === "pending");
   document.getElementById("clearFinished").hidden = items.length === active.length;
   document.getElementById("retryFailed").hidden = failed === 0;
@@ -145,15 +160,28 @@ export function showQueue() {
   document.body.classList.toggle("failed", failed > 0);
 }
 
-// Tell of what ended since the page looked last.
+// Tell of what ended since the page looked last; many at once in one line.
 const told = new Map();
-export function announce(items) {
+let done = [];
+let failed = [];
+let later = 0;
+export function announce(items, isFirst = false) {
   for (const item of items) {
     const before = told.get(item.id);
     told.set(item.id, item.status);
-    if (before && before !== item.status && item.status === "error") says(`Item ${item.id}: ${item.error_message}`, "bad");
-    if (before === "processing" && item.status === "complete" && item.quadrants.every(([x, y]) => has(x, y, "render"))) says(`Item ${item.id}: ${item.result_message}`);
+    if (isFirst || before === item.status) continue;
+    if (item.status === "error") failed.push(item);
+    else if (item.status === "complete") done.push(item);
   }
+  if ((done.length || failed.length) && !later) later = setTimeout(sayEnded, 400);
+}
+function sayEnded() {
+  later = 0;
+  const [first] = failed;
+  if (first) says(failed.length === 1 ? `Item ${first.id} failed: ${first.error_message}` : `${failed.length} items failed, the first: ${first.error_message}`, "bad");
+  if (done.length) says(done.length === 1 ? `Item ${done[0].id}: ${done[0].result_message || "done"}` : `${done.length} items done.`, "", "done");
+  done = [];
+  failed = [];
 }
 
 on("queue", showQueue);

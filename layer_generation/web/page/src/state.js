@@ -26,15 +26,52 @@ export function takeQuadrants(rows) {
   const changed = [];
   for (const [x, y, bits] of rows) {
     const name = key(x, y);
-    if (bits || state.quadrants.has(name)) state.quadrants.set(name, bits);
+    const isKnown = state.quadrants.has(name);
+    if (bits === null) state.quadrants.delete(name);
+    else state.quadrants.set(name, bits);
+    if (isKnown === (bits === null)) rows = null;
     changed.push(name);
   }
   return changed;
 }
 
+// The quadrants row by row, y -> ascending x; and the corners of them all, null for a map of none.
+let rows = null;
+let bounds = null;
+export function rowsOfMap() {
+  if (rows) return rows;
+  rows = new Map();
+  for (const name of state.quadrants.keys()) {
+    const [x, y] = placeOf(name);
+    if (!rows.has(y)) rows.set(y, []);
+    rows.get(y).push(x);
+  }
+  bounds = null;
+  for (const [y, row] of rows) {
+    row.sort((one, other) => one - other);
+    const [left, top, right, bottom] = bounds ?? [row[0], y, row[0], y];
+    bounds = [Math.min(left, row[0]), Math.min(top, y), Math.max(right, row.at(-1)), Math.max(bottom, y)];
+  }
+  return rows;
+}
+export function boundsOfMap() {
+  rowsOfMap();
+  return bounds;
+}
+
 export function takeItems(items, removed = []) {
   for (const item of items) state.items.set(item.id, item);
   for (const id of removed) state.items.delete(id);
+}
+
+// Events come in order. The answer to a request may come after events that say more: then it says nothing new.
+let newest = 0;
+export function takeEvent({ revision, items, removed = [] }) {
+  newest = revision;
+  takeItems(items, removed);
+}
+export function takeAnswer({ revision, items }) {
+  if (revision > newest) takeItems(items);
 }
 
 export const has = (x, y, layer = state.layer) => {
@@ -55,6 +92,14 @@ export const chosenBody = () =>
   state.box
     ? { top_left: state.box.slice(0, 2), bottom_right: state.box.slice(2) }
     : { quadrants: [...state.selected].map(placeOf) };
+
+// Takes away what was sent; what was selected meanwhile stays.
+export function deselect(sent) {
+  if (String(state.box) === String(sent.box)) state.box = null;
+  for (const name of sent.names) state.selected.delete(name);
+  tell("selection");
+}
+export const chosenNow = () => ({ box: state.box, names: [...state.selected] });
 
 export function clearSelection() {
   state.selected.clear();
