@@ -69,18 +69,9 @@ test-diffusion:
     uv pip install -q --python .cache/diffusion/bin/python --no-deps -e .
     OMP_NUM_THREADS=1 .cache/diffusion/bin/python -m pytest tests/test_image_diffusers.py
 
-# Measure everything in benchmarks/; write its results and the table in the README
-bench: setup
-    {{python}} benchmarks/encode_floor.py
-    {{python}} benchmarks/plain_pipeline.py
-    {{python}} benchmarks/packing.py
-    {{python}} benchmarks/scaling.py
-    {{python}} benchmarks/growth.py
-    {{python}} benchmarks/incremental.py
-    {{python}} benchmarks/million.py
-    {{python}} benchmarks/estimate.py
-    {{python}} benchmarks/layer_throughput.py --real
-    {{python}} benchmarks/table.py
+# Measure everything in benchmarks/; write its results and the table in the README: [--quick] [--only NAME...]
+bench *ARGS: setup
+    {{python}} benchmarks/run_all.py {{ARGS}}
 
 # Measure fusi's WebP encoder against libwebp, in CPU and bytes, on the same tiles in turn
 bench-encoder *ARGS: setup

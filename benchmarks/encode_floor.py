@@ -43,7 +43,8 @@ def main() -> None:
             write_surface(folder / "surface.tif", options.side)
         rounds = [measure(scratch, options.encoder) for _ in range(options.rounds)]
     ratio = round(statistics.median(one["ratio"] for one in rounds), 3)
-    report("encode_floor", {"encoder": options.encoder, **rounds[-1], "ratio": ratio})
+    name = "encode_floor" if options.encoder == ENCODERS[0] else f"encode_floor_{options.encoder}"
+    report(name, {"encoder": options.encoder, **rounds[-1], "ratio": ratio})
 
 
 def measure(scratch: Path, encoder: str) -> dict[str, float]:

@@ -22,7 +22,8 @@ import psutil
 
 from fusi_pipeline.process_tree import ProcessTree
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
+"""Where results are kept; a quick look keeps them elsewhere."""
 DEM = Path(__file__).parent.parent.parent / "shared" / "dem"
 """Real elevation data, where it is present."""
 _PR_SET_CHILD_SUBREAPER = 36
@@ -76,7 +77,7 @@ def run(command: Sequence[str]) -> Cost:
 
 
 def report(name: str, facts: dict[str, object]) -> None:
-    """Print what was measured, and keep it with facts of the machine as `results/NAME.json`."""
+    """Print what was measured, and keep it with facts of the machine as `NAME.json` in RESULTS."""
     print(json.dumps({"benchmark": name, **facts}), flush=True)
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"benchmark": name, **facts, "machine": machine()}, indent=2)

@@ -351,7 +351,7 @@ def _foreseen(other_bytes: int, workers: int, seen: Seen) -> Ahead:
     if not seen.share:
         return ()
     tiles = seen.base_tiles / seen.share * (1 + other_bytes / max(seen.bytes, 1))
-    return rough_ahead(tiles, workers)
+    return rough_ahead(tiles, workers, several=other_bytes > 0)
 
 
 def _build_ahead(name: str, settings: Settings, options: BuildOptions | None, anew: bool) -> Ahead:

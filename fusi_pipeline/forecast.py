@@ -20,6 +20,8 @@ Vector = npt.NDArray[np.float64]
 
 _LEAST_STEP_S = 0.2
 """Moments closer together are taken as one: processes answer in bursts."""
+_SPEEDS = (0.4, 2.5)
+"""Measured by predicted time of reading that is believed of other stages too, before they run."""
 _PRIOR_S = 1.0
 """How long the prediction is believed against what is measured."""
 _STIFFNESS = 0.3
@@ -35,6 +37,8 @@ class _Fit:
     kinds: int
     absolute: bool
     """Whether work is in seconds, so that the prediction means something before anything was measured."""
+    speed: float = 1.0
+    """Measured by predicted time that is expected before anything was measured."""
     elapsed_s: float = 0.0
     steps: int = 0
     done: Vector = field(init=False)
@@ -66,7 +70,8 @@ class _Fit:
     def factor(self) -> float:
         """Measured by predicted time, of all kinds together."""
         prior = _PRIOR_S if self.absolute else 0.0
-        return float((self.elapsed_s + prior) / (self.done.sum() + prior))
+        work = float(self.done.sum()) + prior
+        return (self.elapsed_s + prior * self.speed) / work if work else 1.0
 
     def factors(self) -> Vector:
         """Return measured by predicted time for each kind."""
@@ -102,7 +107,8 @@ class Forecast:
         done, total = _vectors(progress)
         fit = self._fits.get((progress.stage, len(done)))
         if fit is None:
-            fit = self._fits[progress.stage, len(done)] = _Fit(len(done), progress.work is not None)
+            fit = _Fit(len(done), progress.work is not None, self._speed())
+            self._fits[progress.stage, len(done)] = fit
         self._measure(progress, fit, done, now_s)
         left = np.maximum(total - done, 0.0)
         if not progress.total or not (fit.measured or (fit.absolute and self._known())):
@@ -141,7 +147,12 @@ class Forecast:
         known = self._known()
         weights = [float(one.done.sum()) for one in known]
         factors = [float(one.factors()[TILES]) for one in known]
-        return (float(np.dot(weights, factors)) + _PRIOR_S) / (sum(weights) + _PRIOR_S)
+        return (float(np.dot(weights, factors)) + _PRIOR_S * self._speed()) / (sum(weights) + _PRIOR_S)
+
+    def _speed(self) -> float:
+        """Return measured by predicted time as the scan tells it, within bounds: a slow disk is not all."""
+        scans = [fit for (stage, _), fit in self._fits.items() if stage == "scan" and fit.absolute]
+        return float(np.clip(scans[-1].factor, *_SPEEDS)) if scans else 1.0
 
 
 def _vectors(progress: Progress) -> tuple[Vector, Vector]:

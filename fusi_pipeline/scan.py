@@ -25,6 +25,7 @@ from fusi_pipeline.errors import (
 from fusi_pipeline.footprint import width_m
 from fusi_pipeline.pixel_grid import pixel_sides_m
 from fusi_pipeline.progress import Ahead, Progress, Work
+from fusi_pipeline.sketch import cells
 from fusi_pipeline.sources import (
     SCHEMA_VERSION,
     BrokenFile,
@@ -46,14 +47,15 @@ from fusi_pipeline.tiles import grid
 from fusi_pipeline.tiles.files import replacing, writable_folder
 from fusi_pipeline.tiles.grid import XYBounds
 from fusi_pipeline.tiles.sqlite import LOCK_TIMEOUT_S, sqlite_errors
+from fusi_pipeline.workload import FLAT_SHARE
 
 BOUNDS_FILENAME = "bounds.csv"
 BOUNDS_COLUMNS = ("filename", "left", "bottom", "right", "top", "width", "height")
 _TASKS_PER_WORKER = 4
 _COMMIT_INTERVAL_S = 1.0
 _RESOLUTIONS_DIFFER = 8.0
-_BYTE_S = 1.7e-8
-"""Of a byte of a file that is read through."""
+_FILE_S, _PIXEL_S, _BYTE_S = 0.003, 2.0e-8, 3.0e-9
+"""Of a file that is read through, of each of its pixels, and of each of its bytes."""
 
 Outcome = SourceFile | BrokenFile
 
@@ -213,7 +215,7 @@ class Seen:
     bytes: int
     """Of all of them."""
     base_tiles: float
-    """Tiles of the finest zoom so far that the valid pixels so far fill."""
+    """Tiles of the finest zoom that the valid pixels so far fill; flat ones count for what they take."""
 
 
 @dataclass(slots=True)
@@ -235,7 +237,10 @@ class _Tally:
     bytes_read: int = 0
     bytes_known: int = 0
     """Of the files that were not read again."""
-    _valid_m2: float = 0.0
+    _read_s: float = 0.0
+    """Predicted seconds of what was read."""
+    _work_m2: float = 0.0
+    """Area of valid pixels; flat ones count for what they take."""
     _maxzoom: int = 0
     _finest: tuple[float, str] = (float("inf"), "")
     _coarsest: tuple[float, str] = (0.0, "")
@@ -246,12 +251,13 @@ class _Tally:
         share = (self.bytes_read + self.bytes_known) / max(self.bytes, 1)
         share = (share + self.count / len(self.names)) / 2
         tile_m2 = (grid.TILE_SIZE_PX * grid.resolution_m(self._maxzoom)) ** 2
-        return Seen(share, self.bytes, self._valid_m2 / tile_m2)
+        return Seen(share, self.bytes, self._work_m2 / tile_m2)
 
     def work(self, workers: int) -> Work:
         """Return how much is read of what is to be read."""
-        second = _BYTE_S / workers
-        return Work((self.bytes_read * second,), ((self.bytes - self.bytes_known) * second,))
+        done = self._read_s / workers
+        total = done * (self.bytes - self.bytes_known) / max(self.bytes_read, 1)
+        return Work((done,), (max(done, total),))
 
     @property
     def count(self) -> int:
@@ -265,9 +271,12 @@ class _Tally:
             return
         self.files += 1
         self.reused += known
+        if not known:
+            pixels = outcome.width * outcome.height
+            self._read_s += _FILE_S + pixels * _PIXEL_S + outcome.size_bytes * _BYTE_S
         self.pixels += outcome.width * outcome.height
         sides = pixel_sides_m(outcome)
-        self._valid_m2 += outcome.valid_pixels * sides[0] * sides[1]
+        self._work_m2 += outcome.valid_pixels * _rough_share(outcome) * sides[0] * sides[1]
         self._maxzoom = max(self._maxzoom, outcome.maxzoom)
         self.valid_pixels += outcome.valid_pixels
         self.declared.setdefault(outcome.vertical_crs, outcome.filename)
@@ -291,6 +300,13 @@ class _Tally:
             "make sources of their own of files so different"
         )
         return [(coarsest, text)]
+
+
+def _rough_share(file: SourceFile) -> float:
+    """Return what the valid pixels of a file take, by what they would if none of it were flat."""
+    seen = [(cell.rough, cell.flat) for cell in cells(file.sketch)]
+    rough, flat = sum(one for one, _ in seen), sum(one for _, one in seen)
+    return (rough + flat * FLAT_SHARE) / (rough + flat) if seen else 1.0
 
 
 class _Memory:

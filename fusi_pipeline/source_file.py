@@ -59,6 +59,8 @@ class SourceFile:
     """Sidecars and members: (path as from the source folder, bytes, mtime_ns)."""
     vertical_crs: str = ""
     """What the file's own CRS says that heights are counted from, as a code or WKT; empty for nothing."""
+    sketch: str = "1x1:f0"
+    """Where in the file there is anything, and where that is flat (see `sketch`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

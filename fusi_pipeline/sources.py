@@ -72,7 +72,7 @@ __all__ = [
     "write_index",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when the schema or what a scan finds changes; older indexes are then stale."""
 
 _WHOLE = "whole:"

@@ -29,6 +29,7 @@ from rasterio.windows import Window
 from fusi_pipeline import vertical
 from fusi_pipeline.census import Census
 from fusi_pipeline.footprint import Coordinates, Extent, OutsideMercator, footprint, width_m
+from fusi_pipeline.sketch import Sketcher
 from fusi_pipeline.sources import (
     AUTO_MAXZOOM_CAP,
     BrokenFile,
@@ -101,7 +102,7 @@ class Survey:
             box = _box(dataset, crs)
             parts = self._parts(dataset, entry)
             fingerprint = self._fingerprint(path, [name for name, _, _ in parts])
-            census = self._census(dataset)
+            census, sketcher = self._census(dataset)
             if (problem := census.problem()) is not None:
                 raise _Unusable(problem)
             pixel_m = min(width_m(box) / dataset.width, (box.top - box.bottom) / dataset.height)
@@ -128,6 +129,7 @@ class Survey:
                 warnings=tuple(_warnings(dataset, census, self._config)),
                 parts=tuple(parts),
                 vertical_crs=vertical_crs,
+                sketch=sketcher.text(),
             )
 
     def _nodata(self, dataset: Any) -> float | None:
@@ -160,18 +162,21 @@ class Survey:
                 self._check_stop()
                 digest.update(view[:count])
 
-    def _census(self, dataset: Any) -> Census:
+    def _census(self, dataset: Any) -> tuple[Census, Sketcher]:
         config = self._config
         gain, shift = metres_per_number(
             dataset.scales[0], dataset.offsets[0], config.unit_factor, config.offset_m
         )
         census = Census(self._nodata(dataset), gain, shift)
+        sketcher = Sketcher(dataset.width, dataset.height, self._nodata(dataset))
         masked = _has_mask(dataset)
         for window in _windows(dataset):
             self._check_stop()
             raw = dataset.read(1, window=window)
-            census.feed(raw, dataset.read_masks(1, window=window) if masked else None)
-        return census
+            mask = dataset.read_masks(1, window=window) if masked else None
+            census.feed(raw, mask)
+            sketcher.feed(raw, mask, int(window.col_off), int(window.row_off))
+        return census, sketcher
 
     def _check_stop(self) -> None:
         if self._stopping.is_set():

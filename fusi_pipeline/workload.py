@@ -18,6 +18,7 @@ from fusi_pipeline.cost import PYRAMID
 from fusi_pipeline.pixel_grid import pixel_sides_m
 from fusi_pipeline.plan import SourcePlan
 from fusi_pipeline.progress import TILES, Ahead, Work
+from fusi_pipeline.sketch import Cell, cells
 from fusi_pipeline.source_file import SourceFile
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tiles import grid
@@ -25,30 +26,34 @@ from fusi_pipeline.tiles.grid import XYBounds
 
 Seconds = npt.NDArray[np.float64]
 
-_BLOCK, _AREA, _READ, _PARENT, _COPY = range(5)
+_BLOCK, _AREA, _READ, _PARENT, _COPY, _FLAT = range(6)
 assert _AREA == TILES, "and in a merge the second kind is that of tiles that are made, too"
-_KINDS = 5
-_BLOCK_S = 0.028
+_KINDS = 6
+_BLOCK_S = 0.036
 """Of a block, whatever it holds."""
-_TILE_S = 0.012
+_TILE_S = 0.016
 """Of a tile that is wholly valid: its share of the warp, and encoding it."""
-_FLAT_SHARE = 0.25
-"""What a tile of equal heights takes of that."""
-_FILE_S = 0.003
-_PIXEL_S = 1.3e-8
+_FLAT_TILE_S = 0.0055
+"""Of one of equal heights."""
+_FILE_S = 0.004
+_PIXEL_S = 1.7e-8
 """Of a file that reaches into a block, and of each pixel that is read of it."""
-_PARENT_S = 0.006
+_PARENT_S = 0.009
 """Of a tile above the blocks."""
 _COPY_S = 0.012
 """Of a block that is taken over."""
-_MERGED_S, _COPIED_S, _LINEAGE_S = 0.019, 0.001, 0.001
+_MERGED_S, _COPIED_S, _LINEAGE_S = 0.028, 0.0012, 0.001
 """Of a tile that is merged, of one that is taken as it is, and what the lineage adds to either."""
 _PACKED_S = 1.5e-4
 """Of a tile that is packed."""
-_ROUGH_TILE_S = 0.016
+_START_S = 0.6
+"""Of a stage's processes, before they work."""
+_ROUGH_TILE_S = 0.0235
 """Of a tile, reading and all."""
-_ROUGH_MERGE = 0.4
-"""Time of a merge by that of the builds."""
+_ROUGH_MERGE, _ROUGH_COPY = 0.5, 0.1
+"""Time of a merge by that of the builds: of several sources, and of one."""
+FLAT_SHARE = _FLAT_TILE_S / _TILE_S
+"""What a tile of equal heights takes of what another does."""
 _WHOLE = 0.9
 """Share of a block from which on it counts as wholly covered; areas are those of boxes."""
 
@@ -61,9 +66,11 @@ class BuildLoad:
         blocks = len(plan.coordinates)
         self._workers = workers
         self._seconds: Seconds = np.zeros((blocks + parents, _KINDS))
-        area, read = _covered(plan, index)
+        rough, flat, read = _covered(plan, index)
         self._seconds[:blocks, _BLOCK] = _BLOCK_S
-        self._seconds[:blocks, _AREA] = np.minimum(area, 1.0) * _tiles_of_block(plan) * _TILE_S
+        tiles = _tiles_of_block(plan) / np.maximum(rough + flat, 1.0)  # files may lie over each other
+        self._seconds[:blocks, _AREA] = rough * tiles * _TILE_S
+        self._seconds[:blocks, _FLAT] = flat * tiles * _FLAT_TILE_S
         self._seconds[:blocks, _READ] = read
         self._seconds[blocks:, _PARENT] = _PARENT_S
         self._sums = self._summed()
@@ -110,11 +117,16 @@ class MergeLoad:
         return Work(tuple(done.tolist()), tuple(total.tolist()))
 
 
-def rough_ahead(base_tiles: float, workers: int) -> Ahead:
-    """Return what building and merging so many tiles will take, before more is known of them."""
+def rough_ahead(base_tiles: float, workers: int, *, several: bool) -> Ahead:
+    """Return what building and merging so many tiles, of `several` sources or one, will take, roughly."""
     tiles = base_tiles * PYRAMID
     seconds = tiles * _ROUGH_TILE_S / workers
-    return ("build", seconds), ("merge", seconds * _ROUGH_MERGE), ("pack", pack_seconds(round(tiles)))
+    merge_s = seconds * (_ROUGH_MERGE if several else _ROUGH_COPY)
+    return (
+        ("build", seconds + _START_S),
+        ("merge", merge_s + _START_S),
+        ("pack", pack_seconds(round(tiles))),
+    )
 
 
 def pack_seconds(tiles: int) -> float:
@@ -128,7 +140,8 @@ def merge_ahead(plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, 
     Looks at the blocks of each source: where the first source that has anything
     there has all of it, its tiles are copied. Ground counts for the finest source.
     """
-    areas = [np.minimum(_covered(plan, index)[0], 1.0) for plan, index in plans]
+    covered = [_covered(plan, index) for plan, index in plans]
+    areas = [np.minimum(rough + flat, 1.0) for rough, flat, _ in covered]
     fineness = [(plan.maxzoom, -number) for number, (plan, _) in enumerate(plans)]
     alone = shared = 0.0
     for number, (plan, _) in enumerate(plans):
@@ -145,7 +158,7 @@ def merge_ahead(plans: Sequence[tuple[SourcePlan, SourceIndex]], lineage: bool, 
         alone += float(tiles[~merged].sum())
     load = MergeLoad(round(alone), round(shared), lineage, workers)
     seconds = pack_seconds(round(alone + shared) * (1 + lineage))
-    return ("merge", sum(load.work.total)), ("pack", seconds)
+    return ("merge", sum(load.work.total) + _START_S), ("pack", seconds)
 
 
 def _at_blocks_of(plan: SourcePlan, other: SourcePlan, area: Seconds) -> Seconds:
@@ -174,24 +187,43 @@ def _tiles_of_block(plan: SourcePlan) -> int:
     )
 
 
-def _covered(plan: SourcePlan, index: SourceIndex) -> tuple[Seconds, Seconds]:
-    """Return, for each block, the share of its area that is valid and the seconds of reading its files."""
+def _covered(plan: SourcePlan, index: SourceIndex) -> tuple[Seconds, Seconds, Seconds]:
+    """Return, for each block, the shares of its area that are rough and flat, and the seconds of reading."""
     z = plan.block_zoom
     codes = _codes(plan, 0)
-    area, read = np.zeros(len(codes)), np.zeros(len(codes))
+    rough, flat, read = np.zeros(len(codes)), np.zeros(len(codes)), np.zeros(len(codes))
     block_m2 = (2 * grid.HALF_WORLD_M / (1 << z)) ** 2
     for file in index.files():
         sides = pixel_sides_m(file)
-        parts = file.box.parts()
-        whole = sum((part.right - part.left) * (part.top - part.bottom) for part in parts) or 1.0
-        valid = file.valid_pixels * sides[0] * sides[1] / block_m2
-        valid *= _FLAT_SHARE if file.minimum == file.maximum else 1.0
-        for part in parts:
+        in_blocks = _pixels(file) * sides[0] * sides[1] / block_m2
+        for part, weight in _weighted(file.box.parts()):
             places, shares = _shares(part, z, codes)
-            shares = shares * ((part.right - part.left) * (part.top - part.bottom) / whole)
-            area[places] += valid * shares
-            read[places] += _FILE_S + _pixels(file) * _PIXEL_S * shares
-    return area, read
+            read[places] += _FILE_S + _pixels(file) * _PIXEL_S * shares * weight
+            for cell in cells(file.sketch):
+                box = _cell_box(part, cell, south_up=file.transform[4] > 0)
+                places, shares = _shares(box, z, codes)
+                shares *= in_blocks * weight * (cell.right - cell.left) * (cell.bottom - cell.top)
+                rough[places] += cell.rough * shares
+                flat[places] += cell.flat * shares
+    return rough, flat, read
+
+
+def _weighted(parts: Sequence[XYBounds]) -> list[tuple[XYBounds, float]]:
+    """Return boxes with their shares of the width of all."""
+    whole = sum(part.right - part.left for part in parts) or 1.0
+    return [(part, (part.right - part.left) / whole) for part in parts]
+
+
+def _cell_box(box: XYBounds, cell: Cell, *, south_up: bool) -> XYBounds:
+    """Return where a cell lies in the box of its file, as if that were on the grid of the map."""
+    top, bottom = (1 - cell.bottom, 1 - cell.top) if south_up else (cell.top, cell.bottom)
+    width, height = box.right - box.left, box.top - box.bottom
+    return XYBounds(
+        box.left + cell.left * width,
+        box.top - bottom * height,
+        box.left + cell.right * width,
+        box.top - top * height,
+    )
 
 
 def _pixels(file: SourceFile) -> int:

@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("long", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("without deadlines", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("without deadlines")
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -204,6 +204,7 @@ def test_areas_and_files_make_the_work(store: Path, tmp_path: Path, monkeypatch:
         first = load.at(1).done
         load.taken_over([0])
         assert load.at(1).done[:3] == (0, 0, 0)
+        assert load.at(1).done[5] == 0
         assert sum(first) > load.at(1).done[4] > 0
 
 
