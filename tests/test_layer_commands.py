@@ -195,6 +195,23 @@ def test_a_dry_run_says_what_the_run_would_be_refused_for(
     assert "would call a: http" in result.output
 
 
+def test_a_run_that_is_refused_leaves_the_failures_as_they_are(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SNOW_KEY", raising=False)
+    document = [{"name": "a", "url": "http://127.0.0.1:1", "api_key_env": "SNOW_KEY"}]
+    (place / "endpoints.json").write_text(json.dumps(document))
+    made(place, "--model-endpoints", place / "endpoints.json")
+    folder = place / "layers" / "snow"
+    with Progress(folder) as progress:
+        block = progress.claim("somebody", 60.0)
+        assert block is not None
+        progress.fail(block.id, "somebody", "no such thing")
+    result = fusi("generate", "--layer-dir", folder, "--retry-errors")
+    assert isinstance(result.exception, EndpointInvalid)
+    assert [one["message"] for one in status_of(folder).errors] == ["no such thing"]
+
+
 def test_a_workflow_is_looked_for_beside_the_file_that_names_it(place: Path) -> None:
     """The layer then holds its path as seen from its own folder."""
     document = [

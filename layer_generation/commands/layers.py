@@ -192,6 +192,9 @@ def generate(
     if dry_run:
         _say_what_would_be_done(layer_dir, config, as_json)
         return
+    for one in config.model_endpoints:  # before anything of the layer changes
+        check_endpoint(one, layer_dir)
+        check_key(one, keys_from())
     if retry_errors:
         layer.retry_errors(layer_dir)
     options = RunOptions(max_items=max_items, strict_steps=strict_steps, max_concurrent=max_concurrent)

@@ -105,14 +105,14 @@ def drawn(
     config = read_layer(layer_dir)
     if not config.model_endpoints:
         raise UsageError(f"{layer_dir / FILENAME}: names no model endpoint")
-    with Progress(layer_dir) as progress:
-        again = progress.retry_errors(ids)
-    if again:
-        say(f"{again} blocks that failed before are tried again")
     keys = keys_from()
     pool = Pool(
         [(open_endpoint(one, keys, folder=layer_dir), one.concurrency) for one in config.model_endpoints]
     )
+    with Progress(layer_dir) as progress:
+        again = progress.retry_errors(ids)
+    if again:
+        say(f"{again} blocks that failed before are tried again")
     run = LayerRun(layer_dir, config, pool, RunOptions(blocks=ids))
     looks = _Looks(layer_dir, ids, waited_for, say)
     started = time.monotonic()
