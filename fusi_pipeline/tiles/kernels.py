@@ -14,6 +14,8 @@ import math
 
 from numba import njit, types
 
+_ROUNDING = 1.5 * 2.0**52
+"""Added to a float64 and taken away again, it leaves the nearest whole number, of two the even one."""
 EDGE = 1e-7
 """Source pixels by which a coordinate may miss a pixel's edge, for rounding in the projection."""
 
@@ -190,6 +192,44 @@ def _wrapped(x, width, period):
     return x
 
 
+@_inline
+def _bilinear_cell(source, height, width, x_curve, y_curve, spacing, period, start, end, line, out):
+    """Fill the missing pixels of one row of a lattice's cell; the usual case, of four valid pixels, first.
+
+    What it computes is `_bilinear`, in the same order.
+    """
+    a_0, a_1, a_2 = x_curve
+    b_0, b_1, b_2 = y_curve
+    exact = spacing & (spacing - 1) == 0  # then the product is the quotient to the last bit
+    inverse = 1.0 / spacing
+    last_x = width - 1.0
+    last_y = height - 1.0
+    for col in range(start, end):
+        known = out[line + col]
+        if known == known:
+            continue
+        u = (col + 0.5 - start) * inverse if exact else (col + 0.5 - start) / spacing
+        x = a_0 + u * (a_1 + u * a_2)
+        y = b_0 + u * (b_1 + u * b_2)
+        near_x = x - 0.5
+        near_y = y - 0.5
+        if near_x >= 0.0 and near_y >= 0.0 and near_x < last_x and near_y < last_y:
+            j = int(near_x)
+            i = int(near_y)
+            fx = near_x - j
+            fy = near_y - i
+            at = i * width + j
+            top = source[at] * (1.0 - fx) + source[at + 1] * fx
+            bottom = source[at + width] * (1.0 - fx) + source[at + width + 1] * fx
+            value = top * (1.0 - fy) + bottom * fy
+            if value == value:
+                out[line + col] = value
+                continue
+        x = _wrapped(x, width, period)
+        if x >= -EDGE and x < width + EDGE and y >= -EDGE and y < height + EDGE:
+            out[line + col] = _bilinear(source, height, width, x, y)
+
+
 def sample(
     source, height, width, grid_x, grid_y, grid_rows, grid_cols, spacing, kernel, period,
     out, out_stride, cols, first, last, x_curves, y_curves, x_below, y_below,
@@ -208,7 +248,12 @@ def sample(
             start = cell * 2 * spacing
             a_0, a_1, a_2 = x_curves[3 * cell], x_curves[3 * cell + 1], x_curves[3 * cell + 2]
             b_0, b_1, b_2 = y_curves[3 * cell], y_curves[3 * cell + 1], y_curves[3 * cell + 2]
-            for col in range(start, min(start + 2 * spacing, cols)):
+            end = min(start + 2 * spacing, cols)
+            if kernel == 1:
+                curves = ((a_0, a_1, a_2), (b_0, b_1, b_2))
+                _bilinear_cell(source, height, width, *curves, spacing, period, start, end, line, out)
+                continue
+            for col in range(start, end):
                 known = out[line + col]
                 if known == known:
                     continue
@@ -231,9 +276,7 @@ def sample(
                 y = b_0 + u * (b_1 + u * b_2)
                 if not (x >= -EDGE and x < width + EDGE and y >= -EDGE and y < height + EDGE):
                     continue
-                if kernel == 1:
-                    out[line + col] = _bilinear(source, height, width, x, y)
-                elif kernel == 0:
+                if kernel == 0:
                     out[line + col] = source[_pixel(y, height) * width + _pixel(x, width)]
                 elif kernel == 2:
                     out[line + col] = _cubic(source, height, width, x, y)
@@ -262,7 +305,10 @@ def halve(heights, rows, cols, out):
 
 
 def encode(heights, stride, rows, cols, units, channels, out):
-    """Fill `out`, (rows, cols, channels), with Terrarium pixels; return how many heights are missing."""
+    """Fill `out`, (rows, cols, channels), with Terrarium pixels; return how many heights are missing.
+
+    With 3 channels there is no pixel for a missing one: the first ends it, with 1.
+    """
     missing = 0
     scale = 256.0 / units
     low = float(-32768 * 256 // units)
@@ -275,8 +321,10 @@ def encode(heights, stride, rows, cols, units, channels, out):
             if height != height:
                 missing += 1
                 alpha = 0
+                if channels == 3:
+                    return missing
             else:
-                code = int(round(min(max(height * scale, low), high))) * units
+                code = int(min(max(height * scale, low), high) + _ROUNDING - _ROUNDING) * units
             code += 32768 * 256
             at = (row * cols + col) * channels
             out[at] = code >> 16

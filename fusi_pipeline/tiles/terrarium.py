@@ -40,11 +40,10 @@ def encode(elevation_m: npt.NDArray[np.float32], z: int) -> npt.NDArray[np.uint8
     pixels = np.empty((rows, cols, 3), dtype=np.uint8)
     arguments = (pointer(elevation_m), stride, rows, cols, step_units(z))
     missing = kernel("encode")(*arguments, 3, pointer(pixels))
-    if missing == rows * cols:
-        return None
     if missing:
         pixels = np.empty((rows, cols, 4), dtype=np.uint8)
-        kernel("encode")(*arguments, 4, pointer(pixels))
+        if kernel("encode")(*arguments, 4, pointer(pixels)) == rows * cols:
+            return None
     return pixels
 
 
