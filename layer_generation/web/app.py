@@ -24,7 +24,6 @@ from layer_generation.web.body import Bounded
 from layer_generation.web.desk import Desk
 from layer_generation.web.events import TooManyListeners
 from layer_generation.web.guard import Guard, problem
-from layer_generation.web.overviews import NotYet
 from layer_generation.web.routes import MOST_BODY, Absent, router
 
 _STATUSES: dict[type[Exception], tuple[int, str]] = {
@@ -55,7 +54,6 @@ def application(desk: Desk, *, loopback_only: bool = True, token: str = "") -> F
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(NotYet, _not_yet)
     app.add_exception_handler(FusiError, _failed)
     app.add_exception_handler(Exception, _broken)
     app.include_router(router(desk))
@@ -68,12 +66,6 @@ def application(desk: Desk, *, loopback_only: bool = True, token: str = "") -> F
 def _refused(_request: Request, error: Exception) -> Response:
     status, code = _STATUSES[type(error)]
     return problem(status, code, str(error) or type(error).__name__)
-
-
-def _not_yet(_request: Request, _error: Exception) -> Response:
-    return problem(
-        503, "NOT_YET", "the overview is being made", {"Retry-After": "1", "Cache-Control": "no-store"}
-    )
 
 
 def _failed(_request: Request, error: Exception) -> Response:

@@ -20,6 +20,9 @@ from layer_generation.web.overviews import MOST_LEVEL, SOON, Made, NotYet, Overv
 from layer_generation.web.painters import Painter
 from layer_generation.web.shelf import Pictures, Shelf
 
+_Tile = tuple[str, int, int, int]
+"""Layer, level, column and row."""
+_LOOK_S = 0.2
 _MAKERS = 2
 """Threads that make overviews."""
 
@@ -56,7 +59,8 @@ class Desk:
         self.board = Board(given.folder, self.shelf)
         self.lanes = Lanes(given.folder, given.config, given.environment, painter, log)
         self._overviews = Overviews(given.folder)
-        self._wanted: dict[tuple[str, int, int, int], tuple[Pictures, Stamps]] = {}
+        self._wanted: dict[_Tile, tuple[Pictures, Stamps]] = {}
+        self._at: set[_Tile] = set()
         self._more = threading.Condition()
         self._closing = False
         self._making = [
@@ -164,11 +168,14 @@ class Desk:
         Raises NotYet where it takes long; it is made meanwhile.
         """
         stamps, _ = self.board.stamps(pictures)
+        key = (pictures.id, level, x, y)
+        with self._more:
+            is_coming = key in self._wanted or key in self._at
         try:
-            return self._overviews.tile(pictures, stamps, level, x, y)
+            return self._overviews.tile(pictures, stamps, level, x, y, most=0 if is_coming else SOON)
         except NotYet:
             with self._more:
-                self._wanted[(pictures.id, level, x, y)] = (pictures, stamps)
+                self._wanted[key] = (pictures, stamps)
                 self._more.notify_all()
             raise
 
@@ -185,14 +192,27 @@ class Desk:
                     self._more.wait()
                 if self._closing:
                     return
-                key, (pictures, stamps) = self._wanted.popitem()
-            with suppress(FusiError):
-                while not self._closing:
-                    try:
-                        self._overviews.tile(pictures, stamps, *key[1:], most=SOON)
-                        break
-                    except NotYet:
-                        continue
+                free = [key for key in self._wanted if key not in self._at]
+                if not free:  # another thread is at what was asked for again
+                    self._more.wait(_LOOK_S)
+                    continue
+                key = free[-1]
+                pictures, stamps = self._wanted.pop(key)
+                self._at.add(key)
+            try:
+                with suppress(FusiError):
+                    self._make_tile(pictures, stamps, key)
+            finally:
+                with self._more:
+                    self._at.discard(key)
+
+    def _make_tile(self, pictures: Pictures, stamps: Stamps, key: _Tile) -> None:
+        while not self._closing:
+            try:
+                self._overviews.tile(pictures, stamps, *key[1:], most=SOON)
+                return
+            except NotYet:
+                continue
 
     def lanes_json(
         self, pending: Mapping[str, int], running: Mapping[str, int], worked_at: Collection[str]

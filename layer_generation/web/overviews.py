@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ MOST_LEVEL = 12
 SOON = 24
 """Pictures that may be read while somebody waits for a tile."""
 _BUSY_TIMEOUT_S = 10.0
-_SMALLEST_PART_PX = 8
+_SMALLEST_PART_PX = 16
+_MOST_PARTS = 32
+"""Tiles that a part of one is put together from."""
 _QUALITY = 82
 _EFFORT = 2
 
@@ -101,43 +104,32 @@ class Overviews:
         return _Making(self, pictures, stamps, most).tile(level, x, y)
 
     def partial(self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int) -> bytes | None:
-        """Return a tile drawn from what the cache has of the levels below, None where that is nothing."""
-        canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
-        found = self._lay(canvas, pictures.id, stamps, (level, x, y), (0, 0), QUADRANT_PX)
-        return _webp(canvas) if found else None
+        """Return a tile drawn from what the cache has of the levels below, None where that is nothing.
 
-    def _lay(
-        self,
-        canvas: Image.Image,
-        name: str,
-        stamps: Stamps,
-        tile: tuple[int, int, int],
-        corner: tuple[int, int],
-        side: int,
-    ) -> bool:
-        level, x, y = tile
-        stamp = stamps.of(level, x, y)
-        if not (stamp[1] and level and side >= _SMALLEST_PART_PX):
-            return False
-        data = self.kept(name, level, x, y, stamp)
-        if data is not None:
-            image = _read(data)
-            canvas.paste(image if side == QUADRANT_PX else image.resize((side, side)), corner)
-            return True
-        half = side // 2
-        laid = [
-            self._lay(
-                canvas,
-                name,
-                stamps,
-                (level - 1, 2 * x + right, 2 * y + down),
-                (corner[0] + right * half, corner[1] + down * half),
-                half,
+        The largest parts come first, and not more of them than is quick.
+        """
+        canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
+        left, found = _MOST_PARTS, False
+        tiles = deque([(level, x, y, 0, 0)])
+        while tiles and left:
+            at, column, row, across, down = tiles.popleft()
+            side = QUADRANT_PX >> (level - at)
+            stamp = stamps.of(at, column, row)
+            if not (stamp[1] and at and side >= _SMALLEST_PART_PX):
+                continue
+            data = self.kept(pictures.id, at, column, row, stamp)
+            if data is not None:
+                image = _read(data)
+                canvas.paste(image if side == QUADRANT_PX else image.resize((side, side)), (across, down))
+                left, found = left - 1, True
+                continue
+            half = side // 2
+            tiles.extend(
+                (at - 1, 2 * column + right, 2 * row + lower, across + right * half, down + lower * half)
+                for lower in (0, 1)
+                for right in (0, 1)
             )
-            for down in (0, 1)
-            for right in (0, 1)
-        ]
-        return any(laid)
+        return _webp(canvas) if found else None
 
     def kept(self, name: str, level: int, x: int, y: int, stamp: Stamp) -> bytes | None:
         """Return a tile of the cache, None where there is none or an older one."""

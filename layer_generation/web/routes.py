@@ -105,7 +105,7 @@ def _pictures(routes: APIRouter, desk: Desk) -> None:
         except NotYet:
             part = desk.partial_tile(pictures, level, x, y)
             if part is None:
-                raise
+                return Response(status_code=202, headers=_PART)
             return Response(part, media_type="image/webp", headers=_PART)
         if made is None:
             return Response(status_code=204, headers={"Cache-Control": _ASK})

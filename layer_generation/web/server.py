@@ -33,6 +33,8 @@ def serve(app: ASGIApp, desk: Desk, listener: socket.socket, started: Callable[[
 
 def _is_trouble(record: logging.LogRecord) -> bool:
     """Tell whether a line of uvicorn's is worth a person's time: not that the end cut an answer short."""
+    if record.msg.startswith("Cancel %s running task"):
+        return False
     return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 

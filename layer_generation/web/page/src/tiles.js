@@ -34,13 +34,13 @@ const Tiles = L.GridLayer.extend({
       return done(null, tile);
     }
     try {
-      for (;;) {
+      for (let seconds = 1; ; seconds = Math.min(seconds + 1, 5)) {
         const answer = await fetch(`/tiles/${encodeURIComponent(layer)}/${level}/${x}/${y}`, { signal: asking.signal });
         const isPart = answer.headers.has("retry-after"); // more of it comes
         if (answer.status === 200 || !isPart) this.show(tile, answer.status === 200 ? await answer.blob() : null);
         if (!isPart) break;
         done(null, tile);
-        await new Promise((over) => setTimeout(over, 1000));
+        await new Promise((over) => setTimeout(over, 1000 * seconds));
         if (asking.signal.aborted) return;
       }
     } catch (error) {
