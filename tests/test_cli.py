@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -524,8 +526,32 @@ def test_a_wrong_command_is_a_usage_error_that_names_what_is_wrong(fusi: Fusi, c
     assert named in answer.said[-1]
 
 
+def every_command() -> list[str]:
+    return cli.cli.list_commands(click.Context(cli.cli))
+
+
+def test_commands_of_other_packages_are_loaded_only_when_they_are_asked_for() -> None:
+    """They bring httpx and more, which would double the start of every build."""
+    assert {"layer", "image", "app"} <= set(every_command())
+    asking = "import sys; from fusi_pipeline import cli; sys.argv[1:] = ['build', '--help']; cli.main()"
+    said = f"import atexit, sys; atexit.register(lambda: print('layer_generation' in sys.modules)); {asking}"
+    ended = subprocess.run([sys.executable, "-c", said], check=True, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "False"
+
+
+def test_a_command_that_does_not_load_is_named_and_left_out(fusi: Fusi) -> None:
+    entry = EntryPoint("contours", "no_such_package:contours", "fusi.commands")
+    fusi.patched.setattr(cli, "_entries", lambda: {"contours": entry})
+    for words in (("contours",), ("--help",)):
+        cli._loaded.cache_clear()
+        answer = fusi(*words)
+        assert answer.code == (2 if words == ("contours",) else 0)
+        assert "command 'contours' of no_such_package:contours does not load" in answer.said[0]
+    assert fusi("show", "--help").said == []
+
+
 def test_help_and_version_go_to_standard_output(fusi: Fusi) -> None:
-    for words in (("--help",), ("--version",), *((name, "--help") for name in cli.cli.commands)):
+    for words in (("--help",), ("--version",), *((name, "--help") for name in every_command())):
         answer = fusi(*words)
         assert (answer.code, answer.err) == (0, "")
         assert answer.out
