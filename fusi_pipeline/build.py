@@ -95,6 +95,9 @@ def build(
             run.tally.reused = run.total
         else:
             run.tally.resumed = done = run.committed()
+            if done:
+                text = f"{name}: {done} of {run.total} blocks are there from an earlier run; going on"
+                yield Progress("build", done, run.total, "blocks", subject=name, note=text)
             yield from check_room(output, plan.expected_bytes * (1 - done / run.total), settings)
             run.weigh(settings.workers)
             if groups:

@@ -56,7 +56,8 @@ def run_groups(
     if resume_from is not None and waiting and waiting[0].number < resume_from:
         raise UsageError(f"--resume-from {resume_from}: {waiting[0]} is not finished; leave the option out")
     for group in waiting:
-        yield _said(run, group, f"{group} begins")
+        goes_on = group.start < run.tally.resumed
+        yield _said(run, group, f"{group} {'goes on' if goes_on else 'begins'}")
         run.tally.add((yield from _one(run, job, group)))
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn, TypeVar
 
 import click
 
+from fusi_pipeline import log_lines
 from fusi_pipeline.errors import FusiError, Interrupted
 from fusi_pipeline.forecast import Forecast
 from fusi_pipeline.monitor import Watch, observed
@@ -41,17 +42,17 @@ def main(command: click.Command, *interruptions: type[BaseException]) -> NoRetur
         error.show()
         sys.exit(error.exit_code)
     except FusiError as error:
-        click.echo(f"fusi: {error}", err=True)
+        log_lines.say(f"fusi: {error}")
         sys.exit(error.exit_code)
     except stops as stop:
         left = str(stop) if isinstance(stop, Interrupted) else ""
-        click.echo(f"fusi: interrupted; {left or 'the same command goes on where this stopped'}", err=True)
+        log_lines.say(f"fusi: interrupted; {left or 'the same command goes on where this stopped'}")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        click.echo(f"fusi: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        log_lines.say(f"fusi: {error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
 
 
@@ -98,7 +99,11 @@ def _display(interval_s: float) -> Iterator[Show]:
         with _bars() as show:
             yield show
     else:
+        log_lines.begin()
+        started = time.monotonic()
         yield _Lines(interval_s).show
+        if log_lines.is_file():
+            log_lines.say(f"finished after {duration(time.monotonic() - started)}")
 
 
 class _Lines:
@@ -112,7 +117,7 @@ class _Lines:
     def show(self, progress: Progress, left_s: float | None) -> None:
         """Write a line if it is time to."""
         if progress.note:
-            click.echo(progress.note, err=True)
+            log_lines.say(progress.note)
             return
         now = time.monotonic()
         if progress.title != self._title:
@@ -120,7 +125,7 @@ class _Lines:
         elif now - self._shown < self._interval_s and progress.done != progress.total:
             return
         self._shown = now
-        click.echo(progress_line(progress, left_s), err=True)
+        log_lines.say(progress_line(progress, left_s))
 
 
 def progress_line(progress: Progress, left_s: float | None) -> str:
