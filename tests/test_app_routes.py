@@ -23,10 +23,11 @@ from layer_generation.camera import MercatorGrid
 from layer_generation.listening import listen, url_of
 from layer_generation.pictures import decoded, png
 from layer_generation.quadrants import QuadrantStore
-from layer_generation.web import editing
+from layer_generation.web import editing, events
 from layer_generation.web.app import application
 from layer_generation.web.desk import Desk
 from layer_generation.web.events import Cursor
+from layer_generation.web.items import NewItem
 from layer_generation.web.opening import opened
 from layer_generation.web.overviews import NotYet, Stamps
 from layer_generation.web.page import boot
@@ -401,6 +402,26 @@ def test_changes_of_other_programs_reach_a_page_that_listens(desk: Desk) -> None
 
     heard = asyncio.run(listen())
     assert [name for _, name, _ in heard] == ["hello", "quadrants"]
+
+
+def test_a_page_is_told_at_once_of_what_the_app_itself_changes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_LOOK_S", 3600.0)
+    desk.board.start()
+
+    def change() -> None:
+        with desk.store() as store:
+            store.mark("flagged", [(0, 0)])
+        with desk.queue() as queue:
+            queue.add([NewItem(item_type="render", quadrants=((0, 0),))])
+
+    async def listen() -> list[tuple[str, str, Any]]:
+        asyncio.get_running_loop().call_later(0.6, change)
+        return await asyncio.wait_for(_heard(desk, None, 3), 60)
+
+    heard = asyncio.run(listen())
+    assert {name for _, name, _ in heard} == {"hello", "quadrants", "queue"}
 
 
 def test_an_overview_of_many_pictures_is_made_meanwhile(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class Desk:
         with self.queue():
             pass
         self.board = Board(given.folder, self.shelf)
-        self.lanes = Lanes(given.folder, given.config, given.environment, painter, log)
+        self.lanes = Lanes(given.folder, given.config, given.environment, painter, log, self.board.nudge)
         self._overviews = Overviews(given.folder)
         self._wanted: dict[_Tile, tuple[Pictures, Stamps]] = {}
         self._at: set[_Tile] = set()
@@ -93,17 +93,20 @@ class Desk:
 
     @contextmanager
     def store(self) -> Iterator[QuadrantStore]:
-        """Open the map."""
+        """Open the map; the board looks at it afterwards."""
         with QuadrantStore(self.given.folder) as store:
             yield store
+        if hasattr(self, "board"):
+            self.board.nudge()
 
     @contextmanager
     def queue(self) -> Iterator[GenerationQueue]:
-        """Open the queue; the lanes look at it afterwards."""
+        """Open the queue; the lanes and the board look at it afterwards."""
         with GenerationQueue(self.given.folder) as queue:
             yield queue
         if hasattr(self, "lanes"):
             self.lanes.wake()
+            self.board.nudge()
 
     # What a page begins with
 

@@ -64,6 +64,7 @@ class Board:
         self._folder = folder
         self._shelf = shelf
         self._closing = threading.Event()
+        self._nudged = threading.Event()
         self._lock = threading.Lock()
         self._stamps: dict[str, tuple[object, Stamps, int]] = {}
         self._layer_revision = time.time_ns() // 1_000_000
@@ -77,9 +78,14 @@ class Board:
     def close(self) -> None:
         """End, and with it every stream of events."""
         self._closing.set()
+        self._nudged.set()
         self._tell()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def nudge(self) -> None:
+        """Look at once: this app has just changed something."""
+        self._nudged.set()
 
     @property
     def listeners(self) -> int:
@@ -183,7 +189,9 @@ class Board:
         before: object = None
         layers_at = 0.0
         layers: dict[str, int] = {}
-        while not self._closing.wait(_LOOK_S):
+        while not self._closing.is_set():
+            self._nudged.wait(_LOOK_S)
+            self._nudged.clear()
             if time.monotonic() - layers_at >= _LAYERS_LOOK_S:
                 layers, layers_at = self._layer_revisions(), time.monotonic()
             now = (queue.data_version(), store.data_version(), dict(layers))

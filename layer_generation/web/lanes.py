@@ -87,12 +87,15 @@ class Lanes:
         environment: Mapping[str, str],
         painter: Painter,
         log: Log = lambda line: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take the map's folder; `changed` is called when items begin and end."""
         self._folder = folder
         self._config = config
         self._environment = environment
         self._painter = painter
         self._log = log
+        self._changed = changed
         self._name = f"{own_name()}:{secrets.token_hex(4)}"
         self._closing = threading.Event()
         self._wake = threading.Condition()
@@ -170,7 +173,9 @@ class Lanes:
                         if self._rounds == rounds and not self._closing.is_set():
                             self._wake.wait(_LOOK_S)
                     continue
+                self._changed()
                 bench.make(item)
+                self._changed()
                 self.wake()
         finally:
             bench.close()
