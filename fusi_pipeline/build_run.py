@@ -23,7 +23,7 @@ from fusi_pipeline.progress import Progress, Work
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.sources import SourceIndex
 from fusi_pipeline.tasks import BuildContext, Extent, Made, ParentTask, WarpParameters, united
-from fusi_pipeline.tiles import grid
+from fusi_pipeline.tiles import grid, native
 from fusi_pipeline.tiles.files import file_state
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.ledger import BlockRecord
@@ -222,6 +222,10 @@ class BuildRun:
     ) -> Generator[Progress, None, None]:
         settings = self.settings
         workers = workers_for(settings.memory_mb, settings.workers, settings.gdal_cache_mib)
+        if not native.is_compiled():
+            yield Progress(
+                "build", start, self.total, "blocks", subject=self.plan.name, note=native.COMPILING
+            )
         pool = stack.enter_context(
             process_pool(workers, _WORKER, self._context(), settings.child_environment(), settings.limits)
         )

@@ -29,6 +29,7 @@ from fusi_pipeline.merge_reuse import MergeReuse
 from fusi_pipeline.progress import Progress
 from fusi_pipeline.settings import Settings
 from fusi_pipeline.tasks import ABSENT, COPIED, ENCODED, MergeContext, MergeTask, TileMade
+from fusi_pipeline.tiles import native
 from fusi_pipeline.tiles.grid import Tile
 from fusi_pipeline.tiles.ledger import digest_of
 from fusi_pipeline.tiles.pmtiles import PMTilesReader
@@ -165,6 +166,8 @@ class MergeRun:
         waiting: deque[Cell] = deque()
         lost: list[tuple[str, str]] = []
         environment = settings.child_environment()
+        if not native.is_compiled():
+            yield Progress("merge", done, total, "cells", note=native.COMPILING)
         with process_pool(workers, _WORKER, context, environment, settings.limits) as pool:
             answers = in_order(
                 pool, f"{_WORKER}:merge_tiles", self._tasks(reuse, waiting),

@@ -24,8 +24,11 @@ from typing import Any
 import numpy.typing as npt
 
 _FOLDER = Path(__file__).parent
+_FILE = "fusi-kernels"
 _MODULES = ("kernels", "vp8l_colors", "vp8l_prediction", "vp8l_symbols", "vp8l_codes")
 """Where the kernels are written."""
+COMPILING = "compiling the inner loops for this processor, which is done once and takes half a minute"
+"""What to say before the first call where `is_compiled` says no."""
 _ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _KERNELS = {
     "sample": (None, "piippiiiidpiiiipppp"),
@@ -85,6 +88,18 @@ def warm_up() -> None:
         kernel(name)
 
 
+def is_compiled() -> bool:
+    """Tell whether there is code that is newer than its source; without it the first call takes long.
+
+    Whether it is that of this processor is not asked: LLVM takes longer to say so than loading does.
+    """
+    written = max((_FOLDER / f"{name}.py").stat().st_mtime for name in _MODULES)
+    with suppress(OSError):
+        found = [path for folder in _cache_folders() for path in folder.glob(f"{_FILE}-*.bin")]
+        return any(path.stat().st_mtime >= written for path in found)
+    return False
+
+
 @cache
 def _loaded() -> tuple[dict[str, str], Any]:
     """Return the symbol of each kernel and the engine that holds their code."""
@@ -114,8 +129,7 @@ def _machine() -> Any:
 
 def _cached(machine: Any) -> tuple[dict[str, str], list[bytes]]:
     """Return symbols and object code, from the cache or compiled now and put there."""
-    name = f"fusi-kernels-{_digest()}.bin"
-    folders = _cache_folders()
+    name, folders = _file_name(), _cache_folders()
     for folder in folders:
         with suppress(OSError, ValueError, KeyError):
             return _unpacked((folder / name).read_bytes())
@@ -145,6 +159,10 @@ def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
             assembly = _llvm().parse_assembly(compiled._library.get_llvm_str())
             code.append(machine.emit_object(assembly))
     return symbols, code
+
+
+def _file_name() -> str:
+    return f"{_FILE}-{_digest()}.bin"
 
 
 def _digest() -> str:
