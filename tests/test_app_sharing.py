@@ -23,6 +23,7 @@ from layer_generation.web.models import AppConfig, app_config_from
 from layer_generation.web.opening import opened
 from layer_generation.web.painters import NumpyPainter
 from layer_generation.web.wishes import Wish, wish, wish_renders
+from tests.command import Fusi, fusi  # noqa: F401 - a fixture
 from tests.layers import write_map
 
 ALL = tuple((x, y) for y in range(4) for x in range(4))
@@ -197,3 +198,19 @@ def test_a_retry_draws_nothing_that_another_item_draws_by_now(folder: Path) -> N
         assert queue.retry_failed() == 0
         queue.cancel(first)
         assert queue.retry_failed() == 1
+
+
+def test_the_command_queues_missing_renders_too_and_nothing_twice(tmp_path: Path, fusi: Fusi) -> None:  # noqa: F811
+    folder = tmp_path / "bare"
+    with new_store(folder, MercatorGrid(zoom=5), {}) as store:
+        store.add(ALL)
+    first = fusi("app", "enqueue", folder, "--box", "0,0,1,1", "--json")
+    assert (first.code, first.json["items"], first.json["skipped"]) == (0, [1, 2], [])
+    again = fusi("app", "enqueue", folder, "--box", "0,0,1,1")
+    assert again.code == 2
+    assert "is in the queue already" in again.err
+    renders = fusi("app", "enqueue", folder, "--box", "0,0,2,1", "--render", "--json")
+    assert (len(renders.json["items"]), len(renders.json["skipped"])) == (1, 4)
+    unknown = fusi("app", "enqueue", folder, "--quadrants", "3,3", "--model", "nobody")
+    assert unknown.code != 0
+    assert "model_id = 'nobody': expected one of" in unknown.err

@@ -137,9 +137,10 @@ async function render() {
   await queueRenders(chosenBody(), selection().length, () => deselect(sent));
 }
 
+const MOST_NAMED = 65536; // quadrants that one request may name
 async function renderAll() {
-  const [left, top, right, bottom] = boundsOfMap();
-  await queueRenders({ top_left: [left, top], bottom_right: [right, bottom], overwrite: false }, state.quadrants.size, () => {});
+  const places = [...state.quadrants.keys()].slice(0, MOST_NAMED).map(placeOf);
+  await queueRenders({ quadrants: places, overwrite: false }, places.length, () => {});
 }
 
 async function queueRenders(body, number, after) {

@@ -101,11 +101,19 @@ function drawQuadrants(pen, frame) {
       const at = { x: origin.x + x * side, y: origin.y + y * side };
       const bits = state.quadrants.get(key(x, y));
       if (bits & ~3) drawMarks(pen, bits, at, side);
-      if (state.coords && side >= 48) {
-        pen.font = "11px ui-monospace, monospace";
-        label(pen, `${x}, ${y}`, at.x + 6, at.y + side - 20);
-      }
+      if (state.coords && side >= 34) drawPlace(pen, x, y, at, side);
     }
+  }
+}
+
+// In one line, or one below the other, or not at all, as it fits.
+function drawPlace(pen, x, y, at, side) {
+  pen.font = "11px ui-monospace, monospace";
+  const fits = (text) => pen.measureText(text).width + 12 <= side;
+  if (fits(`${x}, ${y}`)) label(pen, `${x}, ${y}`, at.x + 6, at.y + side - 18);
+  else if (fits(`${x}`) && fits(`${y}`)) {
+    label(pen, `${x}`, at.x + 6, at.y + side - 32);
+    label(pen, `${y}`, at.x + 6, at.y + side - 16);
   }
 }
 
@@ -155,7 +163,7 @@ function label(pen, text, x, y) {
   const { width } = pen.measureText(text);
   pen.fillStyle = "rgb(0 0 0 / 0.62)";
   pen.beginPath();
-  pen.roundRect(x - 4, y - 3, width + 8, 18, 4);
+  pen.roundRect(x - 4, y - 2, width + 8, 16, 3);
   pen.fill();
   pen.fillStyle = "#fff";
   pen.fillText(text, x, y);

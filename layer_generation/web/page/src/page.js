@@ -27,6 +27,7 @@ export function says(text, kind = "", topic = text) {
   const leave = () => (toast.matches(":hover") ? (toast.end = setTimeout(leave, 1000)) : toast.remove());
   toast.end = setTimeout(leave, SHOWN_MS[kind]);
   while (place.children.length > MOST_SAID) ([...place.children].find((one) => one.kind !== "bad" && one !== toast) ?? place.firstChild).remove();
+  return toast;
 }
 
 export async function attempt(run) {

@@ -13,7 +13,7 @@ const rows = new Map();
 
 const nameOf = (item) => {
   if (item.item_type === "render") return "Render";
-  return state.facts.models.find((model) => model.model_id === item.model_id)?.name ?? item.model_id ?? "?";
+  return state.facts.models.find((model) => model.model_id === item.model_id)?.name ?? item.model_id ?? item.item_type;
 };
 
 const placed = (item) => {
@@ -165,6 +165,7 @@ const told = new Map();
 let done = [];
 let failed = [];
 let later = 0;
+const failures = { count: 0, toast: null }; // of the message that is shown
 export function announce(items, isFirst = false) {
   for (const item of items) {
     const before = told.get(item.id);
@@ -177,8 +178,11 @@ export function announce(items, isFirst = false) {
 }
 function sayEnded() {
   later = 0;
-  const [first] = failed;
-  if (first) says(failed.length === 1 ? `Item ${first.id} failed: ${first.error_message}` : `${failed.length} items failed, the first: ${first.error_message}`, "bad");
+  if (failed.length) {
+    const last = failed.at(-1);
+    failures.count = (failures.toast?.isConnected ? failures.count : 0) + failed.length;
+    failures.toast = says(failures.count === 1 ? `Item ${last.id} failed: ${last.error_message}` : `${failures.count} items failed, the last: ${last.error_message}`, "bad", "failed");
+  }
   if (done.length) says(done.length === 1 ? `Item ${done[0].id}: ${done[0].result_message || "done"}` : `${done.length} items done.`, "", "done");
   done = [];
   failed = [];
