@@ -104,6 +104,8 @@ HOSTILE = (
     ("seed", "'seven'"),
     ("seed", "9e999"),
     ("parameters", "'{\"steps\": NaN}'"),
+    ("parameters", '\'{"max_drift": "x"}\''),
+    ("parameters", "'{\"steps\": true}'"),
     ("parameters", '\'{"words": "\\ud800"}\''),
     ("model_id", "CAST(x'ff' AS TEXT)"),
 )

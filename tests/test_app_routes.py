@@ -470,6 +470,13 @@ def test_a_tile_that_is_being_made_costs_who_asks_again_nothing(desk: Desk) -> N
     assert desk.partial_tile(Counted(), 3, 0, 0) is not None
 
 
+def test_parameters_that_have_to_be_numbers_are(client: httpx.Client) -> None:
+    for value in ("x", True, [1]):
+        answer = client.post("/api/generate", json={"quadrants": [[0, 0]], "parameters": {"strength": value}})
+        assert error_of(answer) == (400, "INVALID_REQUEST")
+        assert "strength = " in answer.json()["error"]["message"]
+
+
 def test_numbers_beyond_those_of_sqlite_are_refused_and_tags_are_compared_weakly(
     desk: Desk, client: httpx.Client
 ) -> None:

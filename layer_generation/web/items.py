@@ -33,6 +33,8 @@ MOST_TEXT = 20_000
 MOST_SEED = 2**31 - 1
 MOST_COUNT = 1000
 """Of attempts that a row may say it had."""
+NUMBERS = ("steps", "num_inference_steps", "guidance", "strength", "max_drift")
+"""Parameters that are numbers, whatever the protocol."""
 _NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
 
 Quadrant = tuple[int, int]
@@ -146,6 +148,7 @@ def checked_item(row: sqlite3.Row) -> Item:
     checked_seed(row["seed"])
     if row["parameters"] not in (None, "") and _object(row["parameters"]) is None:
         raise ItemInvalid("parameters: expected a JSON object of finite numbers and text in UTF-8")
+    checked_parameters(_object(row["parameters"]) or {})
     _checked_numbers(row)
     if row["item_type"] == GENERATE:
         one_picture(quadrants)
@@ -203,6 +206,14 @@ def checked_text(name: str, value: object) -> str:
     if len(value) > MOST_TEXT:
         raise ItemInvalid(f"{name}: {len(value)} characters; expected at most {MOST_TEXT}")
     return value
+
+
+def checked_parameters(parameters: Mapping[str, Any]) -> None:
+    """Raise ItemInvalid where a parameter that has to be a number is none."""
+    for name in NUMBERS:
+        value = parameters.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ItemInvalid(f"parameters: {name} = {value!r:.60}: expected a number")
 
 
 def checked_seed(value: object) -> int | None:

@@ -19,7 +19,7 @@ from pydantic import (
 
 from layer_generation.errors import ItemInvalid
 from layer_generation.plan import LIMIT
-from layer_generation.web.items import MOST_SEED, MOST_TEXT, Quadrant, rectangle
+from layer_generation.web.items import MOST_SEED, MOST_TEXT, Quadrant, checked_parameters, rectangle
 
 MOST_CHOSEN = 65_536
 """Quadrants that one request may name, one by one or by two corners."""
@@ -78,6 +78,10 @@ class Generate(Chosen):
             json.dumps(stated, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise ValueError("expected finite numbers and text that UTF-8 can hold") from error
+        try:
+            checked_parameters(stated)
+        except ItemInvalid as error:
+            raise ValueError(str(error)) from error
         return stated
 
 
