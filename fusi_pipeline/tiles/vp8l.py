@@ -32,6 +32,9 @@ _SIGNATURE = 0x2F
 _PREDICTOR, _COLOR_INDEXING = 0, 3
 """Numbers of transforms."""
 _LARGEST_PALETTE = 256
+_CODES_PER_GROUP = 5
+_ONLY_SYMBOL_0 = 0b0001
+"""A code in four bits: it is a simple one, of one symbol, which has one bit, and is 0."""
 _BLOCK_BITS = 4
 """Predictors and groups of codes are chosen for blocks of 16 x 16 px."""
 _ONE_BLOCK_BITS = 20
@@ -97,7 +100,7 @@ def encode(pixels: Pixels, effort: str = "default", *, any_picture: bool = False
     opaque = kernel("colors")(pointer(pixels), rows * cols, channels, at["colors"])
     count = kernel("palette")(at["colors"], rows * cols, at["hashed"], at["palette"])
     if count == 1:
-        return _flat(rows, cols, int(space["palette"][0]), effort)
+        return _flat(rows, cols, int(space["palette"][0]))
     return _file(rows, cols, count, not opaque, effort)
 
 
@@ -111,20 +114,36 @@ def is_terrain(pixels: Pixels) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _flat(rows: int, cols: int, color: int, effort: str) -> bytes:
-    """Return the file of the one colour that the workspace holds: many tiles are the same sea."""
-    return _file(rows, cols, 1, color >> 24 != 255, effort)
+def _flat(rows: int, cols: int, color: int) -> bytes:
+    """Return the file of the one colour that the workspace holds: many tiles are the same sea.
+
+    Each of the five codes has one symbol, 0, which takes no bits (section 6.2.1):
+    after them the picture is over.
+    """
+    writer = _opened(rows, cols, color >> 24 != 255)
+    _put_palette(writer, rows, cols, 1, 3)
+    writer.put(0, 1)  # no more transforms
+    writer.put(0, 1)  # no cache
+    writer.put(0, 1)  # one group
+    for _ in range(_CODES_PER_GROUP):
+        writer.put(_ONLY_SYMBOL_0, 4)
+    return _riff(writer.written())
 
 
 def _file(rows: int, cols: int, count: int, alpha: bool, effort: str) -> bytes:
-    """Return the file of the `count` colours that the workspace holds (section 3.4)."""
+    """Return the file of the `count` colours that the workspace holds."""
+    return _riff(_picture(_opened(rows, cols, alpha), rows, cols, count, EFFORTS[effort]))
+
+
+def _opened(rows: int, cols: int, alpha: bool) -> _Writer:
+    """Return a writer behind the header of a picture (section 3.4)."""
     writer = _Writer(_workspace)
     writer.put(_SIGNATURE, 8)
     writer.put(cols - 1, 14)
     writer.put(rows - 1, 14)
     writer.put(alpha, 1)
     writer.put(0, 3)
-    return _riff(_picture(writer, rows, cols, count, EFFORTS[effort]))
+    return writer
 
 
 def _riff(data: bytes) -> bytes:
