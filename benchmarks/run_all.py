@@ -16,7 +16,7 @@ _RUNS: tuple[tuple[str, str, str], ...] = (
     ("encode_floor.py --encoder libwebp", "--rounds 2", "--side 3000 --rounds 1"),
     ("plain_pipeline.py", "", "--side 2400 --rounds 1"),
     ("packing.py", "", "--tiles 4000"),
-    ("scaling.py", "", "--side 5000 --rounds 1"),
+    ("scaling.py", "", "--side 2500 --rounds 1"),
     ("growth.py", "", "--side 2000"),
     ("incremental.py", "", "--side 2400"),
     ("million.py", "", "--tiles 100000"),
