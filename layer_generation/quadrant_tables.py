@@ -5,6 +5,7 @@ Triggers give every change a number, whichever program makes it.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,15 @@ def changes_and_makers(db: Database) -> None:
     db.execute("CREATE INDEX noted ON quadrants (quadrant_x, quadrant_y) WHERE notes <> ''")
 
 
+@MIGRATIONS()
+def identity_of_map(db: Database) -> None:
+    """Have a map tell itself from every other, so that nobody takes a revision of one for that of another."""
+    db.execute("CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL)")
+    db.execute(
+        "INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity)"
+    )
+
+
 KNOWN_MIGRATIONS = frozenset(one.name for one in MIGRATIONS.pending(Database(memory=True)))
 
 
@@ -159,7 +169,24 @@ def connected(path: Path) -> Database:
 
 
 def migrated(db: Any) -> None:
-    """Bring the schema up to date, one process at a time."""
-    if not MIGRATIONS.pending(db):
+    """Bring the schema up to date, one process at a time; what cannot be written may lack its identity."""
+    pending = {one.name for one in MIGRATIONS.pending(db)}
+    if not pending:
         return
-    MIGRATIONS.apply(db)
+    try:
+        MIGRATIONS.apply(db)
+    except sqlite3.OperationalError as error:
+        if pending != {"identity_of_map"} or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+
+
+def identity_of(db: Database, path: Path) -> str:
+    """Return what tells a database from every other: its own id, and the file that it is.
+
+    A copy has the id of the first, but is another file. One that was never given an id has
+    the time of its last change in place of that.
+    """
+    file = path.stat()
+    own = db.execute("SELECT id FROM identity").fetchone() if db["identity"].exists() else None
+    text = f"{own[0] if own else file.st_mtime_ns} {file.st_ino}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

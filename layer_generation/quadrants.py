@@ -33,6 +33,7 @@ from layer_generation.quadrant_tables import (
     QuadrantRow,
     QuadrantState,
     connected,
+    identity_of,
     migrated,
 )  # fmt: skip
 
@@ -223,6 +224,15 @@ class QuadrantStore:
             return int(
                 self._db.execute("SELECT coalesce(max(revision), 0) FROM quadrant_changes").fetchone()[0]
             )
+
+    @property
+    def identity(self) -> str:
+        """What tells the map from every other, one made at the same place included."""
+        with self._readable():
+            try:
+                return identity_of(self._db, self.path)
+            except FileNotFoundError:
+                raise MapMissing(self.folder) from None
 
     def version(self, kind: Kind, x: int, y: int) -> int:
         """Return the revision of a picture's newest change."""

@@ -54,11 +54,12 @@ class Desk:
         with self.store() as store:
             store.require_own()
             self.geometry = store.geometry
+            identity = store.identity
         with self.queue():
             pass
         self.board = Board(given.folder, self.shelf)
         self.lanes = Lanes(given.folder, given.config, given.environment, painter, log, self.board.nudge)
-        self._overviews = Overviews(given.folder)
+        self._overviews = Overviews(given.folder, identity)
         self._wanted: dict[_Tile, tuple[Pictures, Stamps]] = {}
         self._at: set[_Tile] = set()
         self._more = threading.Condition()
@@ -126,6 +127,7 @@ class Desk:
                 "quadrant_px": 512,
                 "bounds": bounds,
                 "quadrants": len(coordinates),
+                "identity": self.board.site(),
             },
             "layers": [
                 {"id": one.id, "name": one.name, "pictures": len(self.board.stamps(one)[0].levels[0])}

@@ -1,8 +1,8 @@
 """What changed, for pages: a thread that looks at the databases, and server-sent events from any moment on.
 
-An event's id holds the revisions of the queue and of the map, so that a page that
-was away, even over a restart of the app, is told all that it missed and nothing
-twice.
+An event's id names the map and its queue and holds the revisions of both, so that a
+page that was away, even over a restart of the app, is told all that it missed and
+nothing twice; one that knows another map, or none, is told to begin anew.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class TooManyListeners(Exception):
 class Cursor:
     """How far a page is."""
 
+    site: str
+    """Which map and queue its revisions are of."""
     queue: int
     quadrants: int
     layers: dict[str, int] = field(default_factory=dict)
@@ -47,14 +49,15 @@ class Cursor:
     @classmethod
     def of(cls, text: str) -> Cursor | None:
         """Return the cursor of an event's id, None where it is none."""
-        queue, mark, quadrants = text.partition(".")
-        if not (mark and text.isascii() and queue.isdigit() and quadrants.isdigit() and len(text) < 40):
+        site, _, revisions = text.partition("-")
+        queue, _, quadrants = revisions.partition(".")
+        if not (site and text.isascii() and queue.isdigit() and quadrants.isdigit() and len(text) < 80):
             return None
-        at = cls(int(queue), int(quadrants))
+        at = cls(site, int(queue), int(quadrants))
         return at if max(at.queue, at.quadrants) <= MOST_REVISION else None
 
     def __str__(self) -> str:
-        return f"{self.queue}.{self.quadrants}"
+        return f"{self.site}-{self.queue}.{self.quadrants}"
 
 
 class Board:
@@ -101,7 +104,9 @@ class Board:
             known = self._stamps.get(pictures.id)
             if known is not None and known[0] == state:
                 return known[1], known[2]
-        stamps = Stamps(pictures.versions())
+        with QuadrantStore(self._folder) as store:
+            identity = store.identity
+        stamps = Stamps(pictures.versions(), identity)
         with self._lock:
             self._layer_revision += 1
             self._stamps[pictures.id] = (state, stamps, self._layer_revision)
@@ -111,7 +116,7 @@ class Board:
         """Return what changes when a picture does."""
         if not pictures.id.startswith(LAYER):
             with QuadrantStore(self._folder) as store:
-                return store.revision
+                return store.identity, store.revision
         folder = getattr(pictures, "folder", self._folder) / "generations"
         try:
             return folder.stat().st_mtime_ns
@@ -120,8 +125,11 @@ class Board:
 
     # Events
 
-    async def events(self, cursor: Cursor | None) -> AsyncIterator[str]:
-        """Yield server-sent events: from the cursor on, or from now on for None."""
+    async def events(self, cursor: Cursor | None, *, is_new: bool = True) -> AsyncIterator[str]:
+        """Yield server-sent events: from the cursor on, or from now on for None.
+
+        The first is `hello` to a page that is new, `reset` to one that comes back and cannot say from where.
+        """
         if len(self._listeners) >= _MOST_LISTENERS:
             raise TooManyListeners
         changed, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -130,7 +138,7 @@ class Board:
         try:
             at = cursor if cursor is not None else await asyncio.to_thread(self.now)
             if cursor is None:
-                yield _event(at, "hello", {})
+                yield _event(at, "hello" if is_new else "reset", {})
             while not self._closing.is_set():
                 changed.clear()
                 texts, at = await asyncio.to_thread(self._since, at)
@@ -146,7 +154,12 @@ class Board:
     def now(self) -> Cursor:
         """Return the cursor of a page that knows all."""
         with GenerationQueue(self._folder) as queue, QuadrantStore(self._folder) as store:
-            return Cursor(queue.revision, store.revision, self._layer_revisions())
+            return Cursor(_site(queue, store), queue.revision, store.revision, self._layer_revisions())
+
+    def site(self) -> str:
+        """Return what tells this map and its queue from all others."""
+        with GenerationQueue(self._folder) as queue, QuadrantStore(self._folder) as store:
+            return _site(queue, store)
 
     def _layer_revisions(self) -> dict[str, int]:
         return {one.id: self.stamps(one)[1] for one in self._shelf.all() if one.id.startswith(LAYER)}
@@ -155,13 +168,14 @@ class Board:
         """Return the events after a cursor, and the cursor behind them."""
         with GenerationQueue(self._folder) as queue, QuadrantStore(self._folder) as store:
             newest, listed, removed = queue.changed_since(cursor.queue)
-            revision = store.revision
-            if newest < cursor.queue or revision < cursor.quadrants:  # another database lies there now
+            revision, site = store.revision, _site(queue, store)
+            is_other = cursor.site != site or newest < cursor.queue or revision < cursor.quadrants
+            if is_other:  # another database lies there now
                 after = self.now()
                 return [_event(after, "reset", {})], after
             states = store.states(cursor.quadrants) if revision != cursor.quadrants else []
         layers = self._layer_revisions()
-        after = Cursor(newest, revision, layers)
+        after = Cursor(site, newest, revision, layers)
         texts = []
         if newest != cursor.queue:
             data = {"revision": newest, "items": [listed_json(one) for one in listed], "removed": removed}
@@ -203,6 +217,10 @@ class Board:
         for loop, changed in list(self._listeners):
             with suppress(RuntimeError):  # the loop of that page has ended
                 loop.call_soon_threadsafe(changed.set)
+
+
+def _site(queue: GenerationQueue, store: QuadrantStore) -> str:
+    return store.identity + queue.identity
 
 
 def _event(cursor: Cursor, name: str, data: object) -> str:

@@ -2,8 +2,8 @@
 
 A tile of level n shows 2^n by 2^n quadrants. Level 0 is the stored picture. Tiles
 above are WebP and lie in a cache beside the map, which may be removed at any
-time; each knows the newest of its quadrants and how many there were, so that it
-is made again after any change.
+time; each knows its map, the newest of its quadrants and how many there were,
+so that it is made again after any change.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ FILENAME = ".fusi-app-cache.db"
 MOST_LEVEL = 12
 SOON = 24
 """Pictures that may be read while somebody waits for a tile."""
+_LAYOUT = 2
+"""Of the cache's table."""
 _BUSY_TIMEOUT_S = 10.0
 _SMALLEST_PART_PX = 16
 _MOST_PARTS = 32
@@ -49,12 +51,16 @@ class Made:
 
     data: bytes
     stamp: Stamp
+    identity: str
+    """Of the map; a stamp says nothing without it."""
 
 
 class Stamps:
     """The stamps of every tile of some pictures, level by level."""
 
-    def __init__(self, versions: Mapping[Quadrant, int]) -> None:
+    def __init__(self, versions: Mapping[Quadrant, int], identity: str = "") -> None:
+        """Take a number for every quadrant with a picture, and the identity of the map that they are of."""
+        self.identity = identity
         self.levels: list[dict[Quadrant, Stamp]] = [{one: (version, 1) for one, version in versions.items()}]
         while len(self.levels) <= MOST_LEVEL and len(self.levels[-1]) > 1:
             above: dict[Quadrant, Stamp] = {}
@@ -83,16 +89,16 @@ class Stamps:
 class Overviews:
     """The cache of a map's tiles. Threads may share it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the cache of a folder; one that cannot be used is begun anew."""
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Open the cache of a folder; one of another map is emptied, one that cannot be used begun anew."""
         self._path = folder / FILENAME
         self._lock = threading.Lock()
         try:
-            self._db = _opened(self._path)
+            self._db = _opened(self._path, identity)
         except sqlite3.DatabaseError:
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            self._db = _opened(self._path)
+            self._db = _opened(self._path, identity)
 
     def tile(
         self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int, most: int = SOON
@@ -117,7 +123,7 @@ class Overviews:
             stamp = stamps.of(at, column, row)
             if not (stamp[1] and at and side >= _SMALLEST_PART_PX):
                 continue
-            data = self.kept(pictures.id, at, column, row, stamp)
+            data = self.kept(stamps, pictures.id, at, column, row)
             if data is not None:
                 image = _read(data)
                 canvas.paste(image if side == QUADRANT_PX else image.resize((side, side)), (across, down))
@@ -131,12 +137,13 @@ class Overviews:
             )
         return _webp(canvas) if found else None
 
-    def kept(self, name: str, level: int, x: int, y: int, stamp: Stamp) -> bytes | None:
+    def kept(self, stamps: Stamps, name: str, level: int, x: int, y: int) -> bytes | None:
         """Return a tile of the cache, None where there is none or an older one."""
         with self._lock:
             row = self._db.execute(
-                "SELECT data FROM tiles WHERE (layer, level, x, y, newest, quadrants) = (?, ?, ?, ?, ?, ?)",
-                (name, level, x, y, *stamp),
+                "SELECT data FROM tiles"
+                " WHERE (map, layer, level, x, y, newest, quadrants) = (?, ?, ?, ?, ?, ?, ?)",
+                (stamps.identity, name, level, x, y, *stamps.of(level, x, y)),
             ).fetchone()
         return None if row is None else bytes(row[0])
 
@@ -145,8 +152,8 @@ class Overviews:
         with self._lock:
             try:
                 self._db.execute(
-                    "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (name, level, x, y, *made.stamp, made.data),
+                    "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (made.identity, name, level, x, y, *made.stamp, made.data),
                 )
             except sqlite3.OperationalError:
                 return
@@ -170,10 +177,10 @@ class _Making:
         stamp = self._stamps.of(level, x, y)
         if not stamp[1]:
             return None
-        known = self._overviews.kept(self._pictures.id, level, x, y, stamp)
+        known = self._overviews.kept(self._stamps, self._pictures.id, level, x, y)
         if known is not None:
-            return Made(known, stamp)
-        made = Made(_webp(self._drawn(level, x, y)), stamp)
+            return Made(known, stamp, self._stamps.identity)
+        made = Made(_webp(self._drawn(level, x, y)), stamp, self._stamps.identity)
         self._overviews.keep(self._pictures.id, level, x, y, made)
         return made
 
@@ -223,12 +230,16 @@ def _webp(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path, identity: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
+    if connection.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+        connection.execute("DROP TABLE IF EXISTS tiles")
+        connection.execute(f"PRAGMA user_version = {_LAYOUT}")
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS tiles (layer TEXT, level INTEGER, x INTEGER, y INTEGER,"
+        "CREATE TABLE IF NOT EXISTS tiles (map TEXT, layer TEXT, level INTEGER, x INTEGER, y INTEGER,"
         " newest INTEGER, quadrants INTEGER, data BLOB, PRIMARY KEY (layer, level, x, y))"
     )
+    connection.execute("DELETE FROM tiles WHERE map <> ?", (identity,))
     return connection

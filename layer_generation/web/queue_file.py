@@ -13,6 +13,7 @@ from sqlite_utils import Database
 
 from fusi_pipeline.tiles.files import writable_folder
 from fusi_pipeline.tiles.sqlite import sqlite_errors
+from layer_generation.quadrant_tables import identity_of
 from layer_generation.web.queue_tables import migrate
 
 FILENAME = "generation_queue.db"
@@ -42,6 +43,12 @@ class QueueFile:
         """Return a number that changes when another connection has written."""
         with self._reading() as db:
             return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+    @property
+    def identity(self) -> str:
+        """What tells the queue from every other, one made at the same place included."""
+        with self._reading():
+            return identity_of(self._db, self.path)
 
     def close(self) -> None:
         """Release the file."""

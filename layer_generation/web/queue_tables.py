@@ -86,6 +86,13 @@ def lanes_of_apps(db: Database) -> None:
     )
 
 
+@_migrations()
+def identity_of_queue(db: Database) -> None:
+    """Have a queue tell itself from every other, so that revisions of one are not taken for another's."""
+    db.execute("CREATE TABLE identity (id TEXT NOT NULL)")
+    db.execute("INSERT INTO identity VALUES (lower(hex(randomblob(16))))")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables up to date."""
     if _migrations.pending(db):

@@ -109,8 +109,8 @@ def _pictures(routes: APIRouter, desk: Desk) -> None:
             return Response(part, media_type="image/webp", headers=_PART)
         if made is None:
             return Response(status_code=204, headers={"Cache-Control": _ASK})
-        tag = f'"{made.stamp[0]}-{made.stamp[1]}"'
-        return _bytes(request, made.data, "image/webp", tag, v == str(made.stamp[0]))
+        version = f"{made.identity}-{made.stamp[0]}-{made.stamp[1]}"
+        return _bytes(request, made.data, "image/webp", version, v == version)
 
     @routes.get("/pictures/{layer}/{x}/{y}.png")
     def picture(request: Request, layer: str, x: Number, y: Number, v: str = "") -> Response:
@@ -126,7 +126,8 @@ def _stored(request: Request, desk: Desk, pictures: Pictures, x: int, y: int, v:
     data = pictures.read(x, y) if there else None
     if data is None:
         return Response(status_code=204, headers={"Cache-Control": _ASK})
-    return _bytes(request, data, _kind(data), f'"{version}"', v == str(version))
+    named = f"{stamps.identity}-{version}"
+    return _bytes(request, data, _kind(data), named, v == named)
 
 
 def _wishes(routes: APIRouter, desk: Desk) -> None:
@@ -287,9 +288,9 @@ def _exchange(routes: APIRouter, desk: Desk) -> None:
 def _events(routes: APIRouter, desk: Desk) -> None:
     @routes.get("/api/events")
     async def events(request: Request, since: str = "") -> Response:
-        cursor = Cursor.of(request.headers.get("last-event-id") or since)
+        stated = request.headers.get("last-event-id") or since
         return StreamingResponse(
-            desk.board.events(cursor),
+            desk.board.events(Cursor.of(stated), is_new=not stated),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -320,7 +321,8 @@ def _plain(document: Any, status: int = 200) -> Response:
     return JSONResponse(document, status, {"Cache-Control": "no-store"})
 
 
-def _bytes(request: Request, data: bytes, kind: str, tag: str, is_newest: bool) -> Response:
+def _bytes(request: Request, data: bytes, kind: str, version: str, is_newest: bool) -> Response:
+    tag = f'"{version}"'
     headers = {"ETag": tag, "Cache-Control": _FOREVER if is_newest else _ASK}
     known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
     if "*" in known or tag in (one.removeprefix("W/") for one in known):  # RFC 9110, 13.1.2

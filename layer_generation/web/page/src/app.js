@@ -287,7 +287,7 @@ async function fetchAll() {
   takeQuadrants(quadrants.quadrants);
   takeEvent(queue);
   announce(queue.items, true);
-  return `${queue.revision}.${quadrants.revision}`;
+  return `${state.facts.map.identity}-${queue.revision}.${quadrants.revision}`;
 }
 
 // The quadrant nearest to the middle of the map.
