@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from layer_generation.camera import MercatorGrid
 from layer_generation.map_making import new_store
@@ -235,3 +236,22 @@ def test_words_of_the_configuration_are_words_only(tmp_path: Path, browser: obje
         side = page.locator("#side").bounding_box()
         assert side is not None
         assert side["width"] < 400
+
+
+def test_the_page_says_how_far_overviews_are_until_they_are_there(app: App) -> None:
+    page = app.page()
+    made: list[bool] = []
+
+    def answer(route: Route) -> None:
+        if made:
+            route.continue_()
+            return
+        headers = {"Retry-After": "1", "Overview-Progress": "3/16"}
+        route.fulfill(status=200, content_type="image/png", body=png(picture(0, 0)), headers=headers)
+
+    page.route("**/tiles/**", answer)
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    expect(page.locator("#drawing")).to_have_text(re.compile(r"^Drawing overviews: \d+ of \d+$"))
+    made.append(True)
+    expect(page.locator("#drawing")).to_be_hidden()

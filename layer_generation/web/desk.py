@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import MOST_GENERATED, RENDER_LANE
 from layer_generation.web.lanes import Lanes, Log
 from layer_generation.web.models import AppConfig
-from layer_generation.web.overviews import MOST_LEVEL, SOON, Made, NotYet, Overviews, Stamps
+from layer_generation.web.overviews import CHUNK, MOST_LEVEL, SOON, Made, NotYet, Overviews, Stamps
 from layer_generation.web.painters import Painter
 from layer_generation.web.shelf import Pictures, Shelf
 
 _Tile = tuple[str, int, int, int]
 """Layer, level, column and row."""
 _LOOK_S = 0.2
+_FRESH_S = 12.0
+"""Pages ask again within this time for what they still show."""
 _MAKERS = 2
 """Threads that make overviews."""
 
@@ -43,6 +46,23 @@ class DeskConfig:
     """Whether the queue is worked at, or only looked at."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A tile that somebody waits for."""
+
+    pictures: Pictures
+    stamps: Stamps
+    far: int
+    """Tiles between it and the middle of what is looked at."""
+    asked_s: float
+
+    @property
+    def haste(self) -> tuple[bool, int, float]:
+        """What is looked at now comes first, from the middle on; then what was, newest first."""
+        is_old = time.monotonic() - self.asked_s > _FRESH_S
+        return is_old, 0 if is_old else self.far, -self.asked_s
+
+
 class Desk:
     """An open app. `start`, then `close`."""
 
@@ -60,7 +80,7 @@ class Desk:
         self.board = Board(given.folder, self.shelf)
         self.lanes = Lanes(given.folder, given.config, given.environment, painter, log, self.board.nudge)
         self._overviews = Overviews(given.folder, identity)
-        self._wanted: dict[_Tile, tuple[Pictures, Stamps]] = {}
+        self._wanted: dict[_Tile, _Awaited] = {}
         self._at: set[_Tile] = set()
         self._more = threading.Condition()
         self._closing = False
@@ -167,10 +187,11 @@ class Desk:
 
     # Tiles
 
-    def tile(self, pictures: Pictures, level: int, x: int, y: int) -> Made | None:
+    def tile(self, pictures: Pictures, level: int, x: int, y: int, far: int = 0) -> Made | None:
         """Return a tile of level 1 or above, None where it shows nothing.
 
-        Raises NotYet where it takes long; it is made meanwhile.
+        Raises NotYet where it takes long; it is made meanwhile, the sooner the less `far` it is
+        from the middle of what is looked at.
         """
         stamps, _ = self.board.stamps(pictures)
         key = (pictures.id, level, x, y)
@@ -180,17 +201,18 @@ class Desk:
             return self._overviews.tile(pictures, stamps, level, x, y, most=0 if is_coming else SOON)
         except NotYet:
             with self._more:
-                self._wanted[key] = (pictures, stamps)
+                self._wanted[key] = _Awaited(pictures, stamps, far, time.monotonic())
                 self._more.notify_all()
             raise
 
-    def partial_tile(self, pictures: Pictures, level: int, x: int, y: int) -> bytes | None:
-        """Return what there is already of a tile that is being made, None where that is nothing."""
+    def partial_tile(self, pictures: Pictures, level: int, x: int, y: int) -> tuple[bytes, int, int]:
+        """Return what there is of a tile that is being made, and how many of how many quadrants it shows."""
         stamps, _ = self.board.stamps(pictures)
-        return self._overviews.partial(pictures, stamps, level, x, y)
+        shown, there = self._overviews.shown(pictures, stamps, level, x, y)
+        return self._overviews.partial(pictures, stamps, level, x, y), shown, there
 
     def _make_tiles(self) -> None:
-        """Make tiles that somebody waits for, newest wish first, some pictures at a time."""
+        """Make tiles that somebody waits for, nearest first, some pictures at a time."""
         while True:
             with self._more:
                 while not self._wanted and not self._closing:
@@ -201,12 +223,12 @@ class Desk:
                 if not free:  # another thread is at what was asked for again
                     self._more.wait(_LOOK_S)
                     continue
-                key = free[-1]
-                pictures, stamps = self._wanted.pop(key)
+                key = min(free, key=lambda one: self._wanted[one].haste)
+                awaited = self._wanted.pop(key)
                 self._at.add(key)
             try:
                 with suppress(FusiError):
-                    self._make_tile(pictures, stamps, key)
+                    self._make_tile(awaited.pictures, awaited.stamps, key)
             finally:
                 with self._more:
                     self._at.discard(key)
@@ -214,7 +236,7 @@ class Desk:
     def _make_tile(self, pictures: Pictures, stamps: Stamps, key: _Tile) -> None:
         while not self._closing:
             try:
-                self._overviews.tile(pictures, stamps, *key[1:], most=SOON)
+                self._overviews.tile(pictures, stamps, *key[1:], most=CHUNK)
                 return
             except NotYet:
                 continue

@@ -26,13 +26,18 @@ from layer_generation.web.shelf import Pictures
 
 FILENAME = ".fusi-app-cache.db"
 MOST_LEVEL = 12
-SOON = 24
-"""Pictures that may be read while somebody waits for a tile."""
+SOON = 4
+"""Pictures that are read while somebody waits for a tile."""
+CHUNK = 24
+"""Pictures that are read at a time where nobody waits."""
+_FLAT = (138, 144, 138, 255)
+"""Of quadrants that have a picture, and no overview yet."""
+_FLAT_LEVELS = 5
 _LAYOUT = 2
 """Of the cache's table."""
 _BUSY_TIMEOUT_S = 10.0
 _SMALLEST_PART_PX = 16
-_MOST_PARTS = 32
+_MOST_PARTS = 16
 """Tiles that a part of one is put together from."""
 _QUALITY = 82
 _EFFORT = 2
@@ -109,25 +114,24 @@ class Overviews:
         """
         return _Making(self, pictures, stamps, most).tile(level, x, y)
 
-    def partial(self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int) -> bytes | None:
-        """Return a tile drawn from what the cache has of the levels below, None where that is nothing.
+    def partial(self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int) -> bytes:
+        """Return a tile drawn from what the cache has of the levels below, with a flat colour for the rest.
 
         The largest parts come first, and not more of them than is quick.
         """
-        canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
-        left, found = _MOST_PARTS, False
+        canvas = _flat(stamps, level, x, y)
+        left = _MOST_PARTS
         tiles = deque([(level, x, y, 0, 0)])
         while tiles and left:
             at, column, row, across, down = tiles.popleft()
             side = QUADRANT_PX >> (level - at)
-            stamp = stamps.of(at, column, row)
-            if not (stamp[1] and at and side >= _SMALLEST_PART_PX):
+            if not (stamps.of(at, column, row)[1] and at and side >= _SMALLEST_PART_PX):
                 continue
             data = self.kept(stamps, pictures.id, at, column, row)
             if data is not None:
                 image = _read(data)
                 canvas.paste(image if side == QUADRANT_PX else image.resize((side, side)), (across, down))
-                left, found = left - 1, True
+                left -= 1
                 continue
             half = side // 2
             tiles.extend(
@@ -135,7 +139,23 @@ class Overviews:
                 for lower in (0, 1)
                 for right in (0, 1)
             )
-        return _webp(canvas) if found else None
+        return _webp(canvas)
+
+    def shown(self, pictures: Pictures, stamps: Stamps, level: int, x: int, y: int) -> tuple[int, int]:
+        """Return how many quadrants of a tile overviews show already, and of how many."""
+        side = 1 << (level - 1)
+        left, top = x * side, y * side
+        with self._lock:
+            kept = {
+                (at, column, row): (newest, count)
+                for at, column, row, newest, count in self._db.execute(
+                    "SELECT level, x, y, newest, quadrants FROM tiles"
+                    " WHERE map = ? AND layer = ? AND level = 1 AND x >= ? AND x < ? AND y >= ? AND y < ?",
+                    (stamps.identity, pictures.id, left, left + side, top, top + side),
+                )
+            }
+        done = sum(stamp[1] for place, stamp in kept.items() if stamps.of(*place) == stamp)
+        return done, stamps.of(level, x, y)[1]
 
     def kept(self, stamps: Stamps, name: str, level: int, x: int, y: int) -> bytes | None:
         """Return a tile of the cache, None where there is none or an older one."""
@@ -174,15 +194,21 @@ class _Making:
         self._left = most
 
     def tile(self, level: int, x: int, y: int) -> Made | None:
+        found = self._tile(level, x, y)
+        return None if found is None else found[0]
+
+    def _tile(self, level: int, x: int, y: int) -> tuple[Made, Image.Image | None] | None:
+        """Return a tile, and its pixels where it was drawn just now."""
         stamp = self._stamps.of(level, x, y)
         if not stamp[1]:
             return None
         known = self._overviews.kept(self._stamps, self._pictures.id, level, x, y)
         if known is not None:
-            return Made(known, stamp, self._stamps.identity)
-        made = Made(_webp(self._drawn(level, x, y)), stamp, self._stamps.identity)
+            return Made(known, stamp, self._stamps.identity), None
+        drawn = self._drawn(level, x, y)
+        made = Made(_webp(drawn), stamp, self._stamps.identity)
         self._overviews.keep(self._pictures.id, level, x, y, made)
-        return made
+        return made, drawn
 
     def _drawn(self, level: int, x: int, y: int) -> Image.Image:
         """Return a tile from the four below it."""
@@ -197,8 +223,11 @@ class _Making:
 
     def _image(self, level: int, x: int, y: int) -> Image.Image | None:
         if level:
-            made = self.tile(level, x, y)
-            return None if made is None else _read(made.data)
+            found = self._tile(level, x, y)
+            if found is None:
+                return None
+            made, drawn = found
+            return _read(made.data) if drawn is None else drawn
         if not self._stamps.of(0, x, y)[1]:
             return None
         if self._left <= 0:
@@ -206,6 +235,20 @@ class _Making:
         self._left -= 1
         data = self._pictures.read(x, y)
         return None if data is None else _quadrant(data, f"{self._pictures.name} {x},{y}")
+
+
+def _flat(stamps: Stamps, level: int, x: int, y: int) -> Image.Image:
+    """Return a tile that shows where quadrants have pictures, and not which."""
+    canvas = Image.new("RGBA", (QUADRANT_PX, QUADRANT_PX))
+    at = max(0, level - _FLAT_LEVELS)
+    across = 1 << (level - at)
+    side = QUADRANT_PX // across
+    for row in range(across):
+        for column in range(across):
+            if stamps.of(at, x * across + column, y * across + row)[1]:
+                left, top = column * side, row * side
+                canvas.paste(_FLAT, (left, top, left + side, top + side))
+    return canvas
 
 
 def _quadrant(data: bytes, what: str) -> Image.Image | None:

@@ -30,6 +30,7 @@ Number = Annotated[int, Path(ge=-LIMIT, le=LIMIT)]
 Level = Annotated[int, Path(ge=0, le=MOST_LEVEL)]
 Since = Annotated[int, Query(ge=0, le=MOST_REVISION)]
 ItemNumber = Annotated[int, Path(ge=1, le=MOST_REVISION)]
+Far = Annotated[int, Query(ge=0, le=MOST_REVISION)]
 Corner = Annotated[str, Query(pattern=r"^-?[0-9]{1,10},-?[0-9]{1,10}$")]
 
 
@@ -96,17 +97,18 @@ def _map(routes: APIRouter, desk: Desk) -> None:
 
 def _pictures(routes: APIRouter, desk: Desk) -> None:
     @routes.get("/tiles/{layer}/{level}/{x}/{y}")
-    def tile(request: Request, layer: str, level: Level, x: Number, y: Number, v: str = "") -> Response:
+    def tile(
+        request: Request, layer: str, level: Level, x: Number, y: Number, v: str = "", far: Far = 0
+    ) -> Response:
         pictures = _found(desk, layer)
         if level == 0:
             return _stored(request, desk, pictures, x, y, v)
         try:
-            made = desk.tile(pictures, level, x, y)
+            made = desk.tile(pictures, level, x, y, far)
         except NotYet:
-            part = desk.partial_tile(pictures, level, x, y)
-            if part is None:
-                return Response(status_code=202, headers=_PART)
-            return Response(part, media_type="image/webp", headers=_PART)
+            part, shown, there = desk.partial_tile(pictures, level, x, y)
+            headers = {**_PART, "Overview-Progress": f"{shown}/{there}"}
+            return Response(part, media_type="image/webp", headers=headers)
         if made is None:
             return Response(status_code=204, headers={"Cache-Control": _ASK})
         version = f"{made.identity}-{made.stamp[0]}-{made.stamp[1]}"

@@ -11,6 +11,18 @@ const anyIn = (level, x, y, layer) => {
   return false;
 };
 
+// How many quadrants tiles that are being made show already, and of how many.
+const coming = new Map(); // tile -> [shown, there]
+const place = document.getElementById("drawing");
+function came(tile, answer) {
+  const progress = /^(\d+)\/(\d+)$/.exec(answer?.headers.get("overview-progress") ?? "");
+  if (progress) coming.set(tile, progress.slice(1).map(Number));
+  else if (!coming.delete(tile)) return;
+  const [shown, there] = [...coming.values()].reduce(([some, all], [one, of]) => [some + one, all + of], [0, 0]);
+  place.hidden = coming.size === 0;
+  place.textContent = coming.size ? `Drawing overviews: ${shown} of ${there}` : "";
+}
+
 const Tiles = L.GridLayer.extend({
   createTile({ x, y, z }, done) {
     const level = FULL - z;
@@ -27,6 +39,7 @@ const Tiles = L.GridLayer.extend({
     const [level, x, y] = tile.place;
     tile.asking?.abort();
     const asking = (tile.asking = new AbortController());
+    came(tile, null);
     await null; // Leaflet knows the tile only when createTile has returned
     const layer = this.options.layerAt(level, x, y);
     if (!layer || !anyIn(level, x, y, layer)) {
@@ -34,8 +47,9 @@ const Tiles = L.GridLayer.extend({
       return done(null, tile);
     }
     try {
-      for (let seconds = 1; ; seconds = Math.min(seconds + 1, 5)) {
-        const answer = await fetch(`/tiles/${encodeURIComponent(layer)}/${level}/${x}/${y}`, { signal: asking.signal });
+      for (let seconds = 0.3; ; seconds = Math.min(seconds * 1.6, 3)) {
+        const answer = await fetch(`/tiles/${encodeURIComponent(layer)}/${level}/${x}/${y}?far=${this.far(level, x, y)}`, { signal: asking.signal });
+        came(tile, answer);
         const isPart = answer.headers.has("retry-after"); // more of it comes
         if (answer.status === 200 || !isPart) this.show(tile, answer.status === 200 ? await answer.blob() : null);
         if (!isPart) break;
@@ -47,7 +61,15 @@ const Tiles = L.GridLayer.extend({
       if (error.name === "AbortError") return done(null, tile);
       this.show(tile, null);
     }
+    came(tile, null);
     done(null, tile);
+  },
+
+  // Tiles between one and the middle of the view, so that what is looked at is made first.
+  far(level, x, y) {
+    const { lat, lng } = this._map.getCenter();
+    const side = 2 ** level;
+    return Math.round(Math.hypot(lng / side - x - 0.5, lat / side - y - 0.5));
   },
 
   show(tile, blob) {
@@ -93,6 +115,7 @@ const beneath = new Tiles({
 for (const layer of [shown, beneath]) {
   layer.on("tileunload", ({ tile }) => {
     tile.asking?.abort();
+    came(tile, null);
     if (tile.src.startsWith("blob:")) URL.revokeObjectURL(tile.src);
   });
 }
