@@ -101,6 +101,7 @@ def running(folder: Path, browser: Browser) -> Iterator[App]:
             assert app.said == []
         finally:
             for page in app.pages:
+                page.unroute_all(behavior="wait")  # a request under way would be the next test's error
                 page.close()
             process.terminate()
             assert process.wait(30) == 0

@@ -649,7 +649,8 @@ def test_an_archive_of_others_may_say_the_same_twice(tmp_path: Path, tiles: Tile
     assert (report.problems, report.suspects) == ((), ())
     unset = {"center_zoom": 0, "center_lon_e7": 0, "center_lat_e7": 0}
     problems = deep(theirs(tmp_path / "a.pmtiles", tiles, unset, {})).problems
-    assert problems == ("the centre has the zoom 0, which is not between the others",)
+    ours = [one for one in problems if not one.startswith("pmtiles verify:")]  # which finds it too
+    assert ours == ["the centre has the zoom 0, which is not between the others"]
 
 
 @pytest.mark.parametrize(
