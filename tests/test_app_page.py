@@ -255,3 +255,49 @@ def test_the_page_says_how_far_overviews_are_until_they_are_there(app: App) -> N
     expect(page.locator("#drawing")).to_have_text(re.compile(r"^Drawing overviews: \d+ of \d+$"))
     made.append(True)
     expect(page.locator("#drawing")).to_be_hidden()
+
+
+def test_names_turn_nothing_round_and_the_place_is_never_cut_off(app: App) -> None:
+    with GenerationQueue(app.folder) as queue:
+        queue.add([NewItem(item_type="generate", quadrants=((1, 2),), model_id="\u202eRTL " + "long " * 40)])
+    page = app.page()
+    title = page.locator("#items .title").first
+    expect(title).to_contain_text("(1, 2)")
+    # the number and the place are left of the name, and within the row
+    row, name = title.bounding_box(), title.locator("bdi").bounding_box()
+    spot = title.locator("span").first.bounding_box()
+    assert row
+    assert name
+    assert spot
+    assert row["x"] < spot["x"]
+    assert spot["x"] + spot["width"] <= min(name["x"] + 1, row["x"] + row["width"])
+
+
+def test_a_rectangle_stays_on_the_map(app: App) -> None:
+    page = app.page()
+    click(page, 2, 2)
+    page.keyboard.press("Escape")
+    page.focus("#map")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Shift+ArrowDown")
+    assert page.evaluate("fusiApp.state.box") == [2, 2, 3, 3]
+    expect(page.locator("#chosen")).to_have_text("4 quadrants selected")
+
+
+def test_zoom_and_help_are_reached_on_a_phone_and_in_a_small_window(app: App) -> None:
+    for size in (PHONE, {"width": 700, "height": 450}):
+        page = app.page(size)
+        for is_folded in (True, False):
+            if page.evaluate("document.body.classList.contains('folded')") != is_folded:
+                page.click("#fold")
+            for name in ("zoomIn", "zoomOut"):
+                page.click(f"#tools [data-do={name}]")
+            page.click("#tools [data-do=help]")
+            expect(page.locator("#help")).to_be_visible()
+            page.keyboard.press("Escape")
+            expect(page.locator("#help")).to_be_hidden()
+            if size is not PHONE:
+                side = page.locator("#side").bounding_box()
+                assert side
+                assert side["width"] <= 0.45 * size["width"]

@@ -1,7 +1,7 @@
 // What is known of the quadrant under the cursor.
 import { get } from "./api.js";
 import { BITS, has, key, on, state } from "./state.js";
-import { element } from "./page.js";
+import { element, isolated } from "./page.js";
 
 const place = document.getElementById("about");
 let asked = 0;
@@ -13,7 +13,7 @@ function madeBy(picture) {
   const made = picture?.made;
   if (!made) return "";
   const model = state.facts.models.find((one) => one.model_id === made.model)?.name ?? made.model;
-  return [model, made.seed != null ? `seed ${made.seed}` : "", made.seconds != null ? `${made.seconds} s` : ""].filter(Boolean).join(" · ");
+  return [isolated(model), made.seed != null ? `seed ${made.seed}` : "", made.seconds != null ? `${made.seconds} s` : ""].filter(Boolean).join(" · ");
 }
 
 async function show() {

@@ -8,9 +8,9 @@ import { map } from "./grid.js";
 import { begin, fit, goTo, keepInView, showLayer } from "./map.js";
 import { choose, follow, hasCorner, setBoxMode } from "./pointers.js";
 import { tiles } from "./tiles.js";
-import { ask, attempt, element, says } from "./page.js";
+import { ask, attempt, element, isolated, says } from "./page.js";
 import { announce, showQueue } from "./queue.js";
-import { BITS, boundsOfMap, chosenBody, chosenNow, clearSelection, deselect, has, key, on, placeOf, prefer, preferences, selectBox, selection, state, takeAnswer, takeEvent, takeQuadrants, tell } from "./state.js";
+import { isInBounds, BITS, boundsOfMap, chosenBody, chosenNow, clearSelection, deselect, has, key, on, placeOf, prefer, preferences, selectBox, selection, state, takeAnswer, takeEvent, takeQuadrants, tell } from "./state.js";
 
 const at = (id) => document.getElementById(id);
 const field = { model: at("model"), prompt: at("prompt"), negative: at("negative"), seed: at("seed"), regenerate: at("regenerate") };
@@ -22,7 +22,7 @@ const model = () => state.facts.models.find((one) => one.model_id === field.mode
 function showModels() {
   const { models, default_model_id: chosen } = state.facts;
   const wanted = models.some((one) => one.model_id === preferences.model) ? preferences.model : chosen;
-  field.model.replaceChildren(...models.map((one) => element("option", { value: one.model_id, textContent: one.ready ? one.name : `${one.name} (not ready)`, selected: one.model_id === wanted })));
+  field.model.replaceChildren(...models.map((one) => element("option", { value: one.model_id, textContent: one.ready ? one.name : `${isolated(one.name)} (not ready)`, selected: one.model_id === wanted })));
   showModel();
 }
 
@@ -40,7 +40,7 @@ function showModel() {
 function showLooks() {
   at("looks").replaceChildren(
     ...state.facts.layers.map(({ id, name }, number) =>
-      element("button", { type: "button", textContent: name, title: `${name} (${number + 1})`, ariaPressed: String(id === state.layer), onclick: () => chooseLayer(id) }),
+      element("button", { type: "button", textContent: name, title: `${isolated(name)} (${number + 1})`, ariaPressed: String(id === state.layer), onclick: () => chooseLayer(id) }),
     ),
   );
 }
@@ -69,7 +69,7 @@ function showSelection() {
   const places = selection();
   const drawn = places.filter(([x, y]) => has(x, y, "generation")).length;
   const what = places.length === 1 ? `Quadrant ${places[0].join(", ")}` : `${places.length} quadrants`;
-  at("chosen").textContent = places.length ? `${what} selected${drawn ? `, ${drawn} with a generation` : ""}` : hint();
+  at("chosen").textContent = places.length ? `${what} selected${drawn ? `, ${drawn} with a generation` : ""}` : state.box ? "No quadrant lies in this rectangle." : hint();
   at("chosen").classList.toggle("some", places.length > 0);
   const { renderer, generates } = state.facts;
   const isBare = places.some(([x, y]) => !has(x, y, "render"));
@@ -125,7 +125,7 @@ function wasQueued(queued, sent) {
   const also = renders ? `, after ${renders === 1 ? "a render that was missing" : "renders that were missing"}` : "";
   const skipped = queued.skipped.length ? `; ${queued.skipped.length} ${queued.skipped.length === 1 ? "quadrant was" : "quadrants were"} left as they are` : "";
   says(`${queued.calls} ${queued.calls === 1 ? "picture" : "pictures"} queued${also}${skipped}.`);
-  if (queued.without_context.length) says(`${queued.without_context.length} of them cannot be shown enough of their neighbours; a seam is likely there.`);
+  if (queued.without_context.length) says(`${queued.without_context.length} of them cannot be shown enough of their neighbours; a seam is likely there. A square of 2 by 2, or a rectangle, lets each be shown its neighbours.`);
   deselect(sent);
   redraw();
   if (state.layer === "render") chooseLayer("generation");
@@ -179,7 +179,9 @@ async function next(flag, direction) {
 
 function move([right, down], isStretching) {
   const before = state.cursor;
-  state.cursor = [before[0] + right, before[1] + down];
+  const to = [before[0] + right, before[1] + down];
+  if (isStretching && !isInBounds(to)) return;
+  state.cursor = to;
   state.keyed = true;
   if (isStretching) {
     const anchor = state.box ? (state.anchor ?? before) : before;

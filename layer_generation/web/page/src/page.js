@@ -8,6 +8,9 @@ export function element(name, properties = {}, children = []) {
   return node;
 }
 
+// Words from elsewhere within a sentence, whichever way they are written: the rest keeps its direction.
+export const isolated = (text) => `\u2068${String(text).replace(/[\u2066-\u2069]/g, "")}\u2069`;
+
 // A message that comes and goes. At most four are there, errors last; the same again is counted, and one of a
 // `topic` takes the place of the one before.
 const MOST_SAID = 4;

@@ -2,7 +2,7 @@
 import { get, post, remove } from "./api.js";
 import { BITS, on, state } from "./state.js";
 import { goTo } from "./map.js";
-import { attempt, element, says } from "./page.js";
+import { attempt, element, isolated, says } from "./page.js";
 
 const list = document.getElementById("items");
 const ORDER = { processing: 0, pending: 1, error: 2, held: 3, cancelled: 4, complete: 4 };
@@ -35,7 +35,7 @@ function status(item) {
     if (item.isHeld) return `held back: item ${item.holder} ${item.holderStatus === "error" ? "failed" : "was cancelled"}`;
     const { place, waits_for: others } = item;
     const after = others.length ? `, after ${others.length === 1 ? "item" : "items"} ${listed(others)}` : "";
-    const again = item.error_message ? ` · ${item.error_message}` : "";
+    const again = item.error_message ? ` · ${isolated(item.error_message)}` : "";
     return `${place === 1 ? "next" : place ? `number ${place} in line` : "waits"}${after}${again}`;
   }
   if (item.status === "error") return item.error_message || "failed";
@@ -70,8 +70,8 @@ function row(item) {
     }, [
       element("span", { className: "title" }, [
         element("b", { textContent: `${item.id}` }),
-        ` ${nameOf(item)} `,
-        element("span", { className: "faint", textContent: placed(item) }),
+        element("span", { textContent: ` ${placed(item)} ` }), // before names, which may be cut off
+        element("bdi", { className: "faint", textContent: nameOf(item) }),
       ]),
       element("span", { className: "status", textContent: status(item) }),
       ...(item.status === "processing" ? [element("progress", progressOf(item))] : []),
@@ -126,7 +126,7 @@ let asked = 0;
 function showLanes(lanes) {
   const resting = lanes.filter(({ paused }) => paused);
   document.getElementById("resting").replaceChildren(
-    ...resting.map(({ name, paused }) => element("p", { className: "warning", textContent: `${name} rests: ${paused}` })),
+    ...resting.map(({ name, paused }) => element("p", { className: "warning", textContent: `${isolated(name)} rests: ${isolated(paused)}` })),
   );
   clearTimeout(asked);
   if (resting.length) asked = setTimeout(lookAtLanes, 3000);
@@ -181,7 +181,7 @@ function sayEnded() {
   if (failed.length) {
     const last = failed.at(-1);
     failures.count = (failures.toast?.isConnected ? failures.count : 0) + failed.length;
-    failures.toast = says(failures.count === 1 ? `Item ${last.id} failed: ${last.error_message}` : `${failures.count} items failed, the last: ${last.error_message}`, "bad", "failed");
+    failures.toast = says(failures.count === 1 ? `Item ${last.id} failed: ${isolated(last.error_message)}` : `${failures.count} items failed, the last: ${isolated(last.error_message)}`, "bad", "failed");
   }
   if (done.length) says(done.length === 1 ? `Item ${done[0].id}: ${done[0].result_message || "done"}` : `${done.length} items done.`, "", "done");
   done = [];

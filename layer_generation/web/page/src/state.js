@@ -59,6 +59,11 @@ export function boundsOfMap() {
   return bounds;
 }
 
+export const isInBounds = ([x, y]) => {
+  const [left, top, right, bottom] = boundsOfMap() ?? [0, 0, -1, -1];
+  return x >= left && x <= right && y >= top && y <= bottom;
+};
+
 export function takeItems(items, removed = []) {
   for (const item of items) state.items.set(item.id, item);
   for (const id of removed) state.items.delete(id);
@@ -120,7 +125,9 @@ export function toggle(x, y) {
 
 export function selectBox(from, to) {
   state.selected.clear();
-  state.box = [Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])];
+  const [left, top, right, bottom] = boundsOfMap() ?? [0, 0, -1, -1]; // what lies beyond is left out
+  const box = [Math.max(left, Math.min(from[0], to[0])), Math.max(top, Math.min(from[1], to[1])), Math.min(right, Math.max(from[0], to[0])), Math.min(bottom, Math.max(from[1], to[1]))];
+  state.box = box[0] <= box[2] && box[1] <= box[3] ? box : null;
   tell("selection");
 }
 
