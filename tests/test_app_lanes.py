@@ -180,7 +180,7 @@ def test_reasons_that_come_up_meanwhile_are_told_and_the_lane_goes_on(folder: Pa
     assert "no render" in told[0]
     assert "generation already" in told[1]
     assert "does not decode" in told[2]
-    assert "no render" in told[3]
+    assert "no such quadrant" in told[3]
     assert listed[4].item.status == "complete"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from layer_generation.web.items import NewItem
 from layer_generation.web.opening import opened
 from layer_generation.web.overviews import NotYet, Stamps
 from layer_generation.web.page import boot
+from layer_generation.web.painters import _sentence
 from layer_generation.web.server import Server
 from tests.layers import picture, write_map
 
@@ -503,3 +505,35 @@ def test_numbers_beyond_those_of_sqlite_are_refused_and_tags_are_compared_weakly
         assert error_of(answer) == (400, "INVALID_REQUEST")
     assert client.post("/api/queue/retry-failed", json={}).json() == {"retried": 0}
     assert {one["paused"] for one in client.get("/api/queue").json()["lanes"]} == {None}
+
+
+def test_head_is_answered_where_get_is(client: httpx.Client) -> None:
+    for path in ("/pictures/render/0/0.png", "/tiles/render/0/0/0", "/api/queue", "/health"):
+        asked, told = client.get(path), client.head(path)
+        assert (told.status_code, told.content) == (200, b"")
+        assert told.headers.get("etag") == asked.headers.get("etag")
+
+
+def test_a_list_repeats_no_text_of_any_length(desk: Desk, client: httpx.Client) -> None:
+    with desk.queue() as queue:
+        connection = sqlite3.connect(queue.path)
+        with connection:
+            connection.execute(
+                "INSERT INTO generation_queue (quadrants, prompt) VALUES ('[[0,0]]', ?)", ("x" * 5_000_000,)
+            )
+        connection.close()
+    answer = client.get("/api/queue")
+    assert len(answer.content) < 5000
+    assert answer.json()["items"][0]["prompt"] == "x" * 2000 + "…"
+
+
+@pytest.mark.parametrize("steps", [-5, 0, 1.5])
+def test_steps_that_no_model_can_do_are_refused(client: httpx.Client, steps: float) -> None:
+    body = {"quadrants": [[0, 0]], "model_id": "snow", "parameters": {"steps": steps}}
+    assert error_of(client.post("/api/generate", json=body)) == (400, "INVALID_REQUEST")
+
+
+def test_the_reason_of_a_renderer_is_one_sentence() -> None:
+    said = "the browser ended Browser logs: <launching> /usr/bin/chromium --disable-x\nmore"
+    assert _sentence(said) == "the browser ended"
+    assert len(_sentence("x" * 1000)) == 301

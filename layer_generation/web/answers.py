@@ -18,16 +18,20 @@ BITS = {
 """What a quadrant has, as bits of one number."""
 
 
+_MOST_LISTED = 2000
+"""Characters of a text in a list; rows of other programs may hold any number."""
+
+
 def listed_json(listed: Listed) -> dict[str, object]:
     """Return an item with its place in the queue. Times are milliseconds since 1970."""
     item = listed.item
     return {
         "id": item.id,
-        "item_type": item.item_type,
+        "item_type": _cut(item.item_type),
         "quadrants": [list(one) for one in item.quadrants],
-        "model_id": item.model_id,
-        "prompt": item.prompt,
-        "negative_prompt": item.negative_prompt,
+        "model_id": None if item.model_id is None else _cut(item.model_id),
+        "prompt": _cut(item.prompt),
+        "negative_prompt": _cut(item.negative_prompt),
         "seed": item.seed,
         "regenerate": item.overwrite,
         "status": item.status,
@@ -39,8 +43,8 @@ def listed_json(listed: Listed) -> dict[str, object]:
         "created_at": _ms(item.created_at),
         "started_at": _ms(item.started_at),
         "completed_at": _ms(item.completed_at),
-        "error_message": item.error_message,
-        "result_message": item.result_message,
+        "error_message": _cut(item.error_message),
+        "result_message": _cut(item.result_message),
     }
 
 
@@ -53,6 +57,10 @@ def state_json(state: QuadrantState) -> list[int | None]:
     for flag in state.flags:
         bits |= BITS[flag]
     return [state.x, state.y, bits, state.version]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_LISTED else f"{text[:_MOST_LISTED]}…"
 
 
 def _ms(seconds: float | None) -> int | None:

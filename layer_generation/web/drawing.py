@@ -62,6 +62,9 @@ class Drawing:
 
     def refused(self) -> str:
         """Return why the item cannot be made as things are now; empty where it can."""
+        absent = [one for one in self._item.quadrants if not self._store.holds(*one)]
+        if absent:
+            return f"no such quadrant: {shown(absent)}; the map has none there"
         missing = [one for one in self._item.quadrants if not self._store.has("render", *one)]
         if missing:
             return f"{shown(missing)}: the map has no render there; render first, then retry"

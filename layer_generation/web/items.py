@@ -214,6 +214,10 @@ def checked_parameters(parameters: Mapping[str, Any]) -> None:
         value = parameters.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ItemInvalid(f"parameters: {name} = {value!r:.60}: expected a number")
+    for name in ("steps", "num_inference_steps"):
+        value = parameters.get(name)
+        if value is not None and (value < 1 or value != int(value)):
+            raise ItemInvalid(f"parameters: {name} = {value!r:.60}: expected a whole number of at least 1")
 
 
 def checked_seed(value: object) -> int | None:

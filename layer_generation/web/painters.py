@@ -19,6 +19,9 @@ from layer_generation.renderer.server import shared
 from layer_generation.renderer.service import Renderer
 from layer_generation.web.items import Quadrant
 
+_MOST_REASON = 300
+"""Characters of a reason."""
+
 
 class Painter(Protocol):
     """Draws quadrants from the terrain. Threads may share it."""
@@ -86,11 +89,18 @@ class BrowserPainter:
     def status(self) -> dict[str, object]:
         """Return how the renderer is, with its figures."""
         now = self._renderer.status()
-        return {"kind": self.kind, "reason": now.last_failure or "", **asdict(now)}
+        reason = _sentence(now.last_failure or "")
+        return {"kind": self.kind, **asdict(now), "reason": reason, "last_failure": reason or None}
 
     def close(self) -> None:
         """End the browser; who waits is told."""
         self._open.close()
+
+
+def _sentence(failure: str) -> str:
+    """Return what a failure says first: what a browser wrote follows it and is for the log."""
+    first = failure.split("\n", 1)[0].split("Browser logs:", 1)[0].strip()
+    return first if len(first) <= _MOST_REASON else f"{first[:_MOST_REASON]}…"
 
 
 class NoPainter:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -43,6 +44,12 @@ def router(desk: Desk) -> APIRouter:
     routes = APIRouter()
     for add in (_map, _pictures, _wishes, _queue, _edits, _exchange, _events):
         add(routes, desk)
+    for one in routes.routes:  # of HEAD the server sends the head alone; a stream of events has no end
+        if isinstance(one, APIRoute) and "GET" in (one.methods or ()) and one.path != "/api/events":
+            one.methods = {
+                *(one.methods or ()),
+                "HEAD",
+            }
     return routes
 
 
