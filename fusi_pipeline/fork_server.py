@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fusi_pipeline import fork_ahead
 from fusi_pipeline.tiles.files import writable_folder
 
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -33,7 +34,7 @@ def fork_context(scratch: Path, preload: tuple[str, ...]) -> ForkServerContext:
     context.set_forkserver_preload(list(preload))
     writable_folder(scratch)
     if _DESCRIPTORS.is_dir():
-        with _socket_in(scratch):
+        with _socket_in(scratch), fork_ahead.taken():
             forkserver.ensure_running()
     else:
         forkserver.ensure_running()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fusi_pipeline.errors import WorkerLost
+from fusi_pipeline.fork_ahead import PRELOAD
 from fusi_pipeline.fork_server import fork_context
 from fusi_pipeline.settings import given_to_children
 from fusi_pipeline.task_loop import serve_tasks
@@ -34,8 +35,6 @@ from fusi_pipeline.worker_pool import WorkerGone, WorkerPool
 
 Task = TypeVar("Task")
 
-PRELOAD = ("fusi_pipeline.block_worker", "fusi_pipeline.merge_worker")
-"""What the fork server imports once for all workers."""
 WINDOW_PER_WORKER = 2
 """Tasks taken and not yet answered, per worker: one under way and one waiting."""
 
