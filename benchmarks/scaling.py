@@ -19,8 +19,8 @@ from harness import Cost, drop, fusi, place, report
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--side", type=int, default=9000, help="pixels along one of four surfaces")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int, default=12_000, help="pixels along one of four surfaces")
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     with place() as folder:
         for row, column in product(range(2), range(2)):
