@@ -45,6 +45,17 @@ def test_code_is_compiled_once_and_then_read(folders: tuple[Path, Path], compila
     assert not folders[1].exists()
 
 
+def test_code_of_other_sources_does_not_count_however_new(
+    folders: tuple[Path, Path], compilations: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native._cached("machine")
+    monkeypatch.setattr(native, "_source_digest", lambda: "another")
+    assert not native.is_compiled()
+    native._cached("machine")
+    assert native.is_compiled()
+    assert len(compilations) == 2
+
+
 def test_beside_a_source_that_cannot_be_written_to_it_is_the_users_folder(
     folders: tuple[Path, Path], compilations: list[Any]
 ) -> None:

@@ -89,14 +89,14 @@ def warm_up() -> None:
 
 
 def is_compiled() -> bool:
-    """Tell whether there is code that is newer than its source; without it the first call takes long.
+    """Tell whether there is code of these sources by this compiler; without it the first call takes long.
 
     Whether it is that of this processor is not asked: LLVM takes longer to say so than loading does.
     """
-    written = max((_FOLDER / f"{name}.py").stat().st_mtime for name in _MODULES)
     with suppress(OSError):
-        found = [path for folder in _cache_folders() for path in folder.glob(f"{_FILE}-*.bin")]
-        return any(path.stat().st_mtime >= written for path in found)
+        return any(
+            True for folder in _cache_folders() for _ in folder.glob(f"{_FILE}-{_source_digest()}-*.bin")
+        )
     return False
 
 
@@ -162,21 +162,31 @@ def _compiled(machine: Any) -> tuple[dict[str, str], list[bytes]]:
 
 
 def _file_name() -> str:
-    return f"{_FILE}-{_digest()}.bin"
+    return f"{_FILE}-{_source_digest()}-{_machine_digest()}.bin"
 
 
-def _digest() -> str:
-    """Return a hash of everything the machine code depends on."""
-    llvm = _llvm()
-    parts = (
+@cache
+def _source_digest() -> str:
+    """Return a hash of what the machine code is made of and by, the processor left out."""
+    return _digest(
         *((_FOLDER / f"{name}.py").read_bytes() for name in _MODULES),
         version("numba").encode(),
         version("llvmlite").encode(),
         sys.version.encode(),
+    )
+
+
+def _machine_digest() -> str:
+    """Return a hash of what the machine code is made for."""
+    llvm = _llvm()
+    return _digest(
         llvm.get_process_triple().encode(),
         llvm.get_host_cpu_name().encode(),
         llvm.get_host_cpu_features().flatten().encode(),
     )
+
+
+def _digest(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=12).hexdigest()
 
 
