@@ -491,6 +491,20 @@ def test_a_browser_that_never_starts_fails_pictures_and_waits_longer_each_time(f
         assert renderer.render(view(), WAIT_S).tiles == 1
 
 
+def test_the_log_has_all_that_a_failure_says(fake: type[Fake], caplog: pytest.LogCaptureFixture) -> None:
+    failing = [ProcessBroken("its browser failed\nBrowser logs: no GPU")]
+
+    def script(request: Mapping[str, Any]) -> None:
+        if failing:
+            raise failing.pop()
+
+    fake.script = staticmethod(script)  # type: ignore[assignment]
+    with Renderer(Path("b")) as renderer:
+        renderer.render(view(), WAIT_S)
+    (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("layer_generation")]
+    assert line.endswith("started again: its browser failed\nBrowser logs: no GPU")
+
+
 def test_what_is_wrong_with_a_view_is_its_callers_and_costs_no_restart(fake: type[Fake]) -> None:
     def script(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": "ArchiveMissing", "reason": "x: no such archive"}

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ HEALTH_INTERVAL_S = 15.0
 _HEALTH_TIMEOUT_S = 20.0
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 30.0
 _RECENT = 100
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +359,7 @@ class Renderer:
     def _broken(self, error: ProcessBroken) -> None:
         self._drop()
         if not self._ending:
+            _log.warning("the renderer has to be started again: %s", error)
             with self._changed:
                 self._failures += 1
                 self._last_failure = str(error)
