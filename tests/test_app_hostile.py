@@ -106,6 +106,7 @@ HOSTILE = (
     ("parameters", "'{\"steps\": NaN}'"),
     ("parameters", '\'{"max_drift": "x"}\''),
     ("parameters", "'{\"steps\": true}'"),
+    ("parameters", "'{\"strength\": -1}'"),
     ("parameters", '\'{"words": "\\ud800"}\''),
     ("model_id", "CAST(x'ff' AS TEXT)"),
 )

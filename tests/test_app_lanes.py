@@ -312,3 +312,13 @@ def test_words_of_known_configurations_are_understood() -> None:
     assert "KEY" in model.reason({}, Path())
     assert model.reason({"KEY": "k"}, Path()) == ""
     assert "http" not in json.dumps(model.public(""))
+
+
+def test_a_parameter_of_a_model_that_cannot_be_is_named() -> None:
+    stated = {
+        "models": [
+            {"model_id": "m", "name": "M", "endpoint": "builtin:pixelart", "parameters": {"strength": -1}}
+        ]
+    }
+    with pytest.raises(AppConfigInvalid, match=r"strength = -1: expected a number from 0"):
+        app_config_from(stated, Path("c"), {})

@@ -527,10 +527,15 @@ def test_a_list_repeats_no_text_of_any_length(desk: Desk, client: httpx.Client) 
     assert answer.json()["items"][0]["prompt"] == "x" * 2000 + "…"
 
 
-@pytest.mark.parametrize("steps", [-5, 0, 1.5])
-def test_steps_that_no_model_can_do_are_refused(client: httpx.Client, steps: float) -> None:
-    body = {"quadrants": [[0, 0]], "model_id": "snow", "parameters": {"steps": steps}}
-    assert error_of(client.post("/api/generate", json=body)) == (400, "INVALID_REQUEST")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", -5), ("steps", 0), ("steps", 1.5), ("guidance", -1), ("strength", -0.1), ("max_drift", -1)],
+)
+def test_numbers_that_no_model_can_do_are_refused(client: httpx.Client, name: str, value: float) -> None:
+    body = {"quadrants": [[0, 0]], "model_id": "snow", "parameters": {name: value}}
+    answer = client.post("/api/generate", json=body)
+    assert error_of(answer) == (400, "INVALID_REQUEST")
+    assert f"{name} = {value}" in answer.text
 
 
 def test_the_reason_of_a_renderer_is_one_sentence() -> None:

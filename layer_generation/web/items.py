@@ -209,7 +209,7 @@ def checked_text(name: str, value: object) -> str:
 
 
 def checked_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise ItemInvalid where a parameter that has to be a number is none."""
+    """Raise ItemInvalid where a parameter that has to be a number is none, or cannot be that number."""
     for name in NUMBERS:
         value = parameters.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -218,6 +218,10 @@ def checked_parameters(parameters: Mapping[str, Any]) -> None:
         value = parameters.get(name)
         if value is not None and (value < 1 or value != int(value)):
             raise ItemInvalid(f"parameters: {name} = {value!r:.60}: expected a whole number of at least 1")
+    for name in ("guidance", "strength", "max_drift"):
+        value = parameters.get(name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ItemInvalid(f"parameters: {name} = {value!r:.60}: expected a number from 0")
 
 
 def checked_seed(value: object) -> int | None:

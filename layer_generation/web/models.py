@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from layer_generation.endpoints.base import Endpoint
 from layer_generation.endpoints.open import open_endpoint
-from layer_generation.errors import AppConfigInvalid, EndpointInvalid, LayerConfigInvalid
+from layer_generation.errors import AppConfigInvalid, EndpointInvalid, ItemInvalid, LayerConfigInvalid
 from layer_generation.layer_config import EndpointConfig, endpoints_from, refuse_secrets
-from layer_generation.web.items import RENDER_LANE
+from layer_generation.web.items import RENDER_LANE, checked_parameters
 
 FILENAME = "app_config.json"
 _MODEL_ID = re.compile(r"[A-Za-z0-9._:/-]{1,100}")
@@ -163,6 +163,10 @@ def _model(stated: object, number: int, path: Path, environment: Mapping[str, st
         refuse_secrets(parameters, path, f"{label}: parameters")
     except LayerConfigInvalid as error:
         raise AppConfigInvalid(path, str(error).removeprefix(f"{path}: ")) from error
+    try:
+        checked_parameters(parameters)
+    except ItemInvalid as error:
+        raise AppConfigInvalid(path, f"{label}: {error}") from error
     endpoint = _endpoint(stated, model_id, label, path, environment)
     steps = stated.get("num_inference_steps")
     if steps is not None and (type(steps) is not int or steps < 1):
