@@ -9,6 +9,7 @@ from layer_generation.web.generation_queue import GenerationQueue
 from layer_generation.web.items import NewItem
 from tests import app_pages
 from tests.app_pages import HOSTILE, NEEDED, PHONE, App, click, generated, rows
+from tests.image_faults import status
 from tests.image_server import HANG, ImageServer, slow
 
 pytestmark = NEEDED
@@ -76,6 +77,26 @@ def test_a_reload_in_the_middle_changes_nothing_and_cancelling_sticks(app: App, 
     page.locator("#items li.cancelled button[title=Retry]").click()
     expect(page.locator("#items li.complete")).to_have_count(len(before))
     assert len(generated(app)) == 9
+
+
+def test_all_that_failed_is_retried_and_what_ended_is_taken_off_by_a_click(
+    app: App, server: ImageServer
+) -> None:
+    server.fail(status(400), times=2)
+    page = app.page()
+    for x in (0, 3):
+        click(page, x, 0)
+        page.click("#generate")
+        page.keyboard.press("Escape")
+    expect(page.locator("#items li.error")).to_have_count(2)
+    assert generated(app) == set()
+    page.click("#retryFailed")
+    expect(page.locator("#items li.complete")).to_have_count(2)
+    expect(page.locator("#retryFailed")).to_be_hidden()
+    assert generated(app) == {(0, 0), (3, 0)}
+    page.locator("#items li.complete button[title='Take off the list']").first.click()
+    expect(page.locator("#items li")).to_have_count(1)
+    assert generated(app) == {(0, 0), (3, 0)}
 
 
 def test_two_pages_and_other_programs_see_the_same(app: App, server: ImageServer) -> None:
