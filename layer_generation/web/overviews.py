@@ -259,7 +259,7 @@ def _quadrant(data: bytes, what: str) -> Image.Image | None:
         return None
     if image.size != (QUADRANT_PX, QUADRANT_PX):
         image = image.resize((QUADRANT_PX, QUADRANT_PX), Image.Resampling.BILINEAR)
-    return image.convert("RGBA")
+    return image
 
 
 def _read(data: bytes) -> Image.Image:
