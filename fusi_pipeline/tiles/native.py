@@ -41,12 +41,13 @@ _KERNELS = {
     "indexed": (None, "piipip"),
     "predictors": (None, "piiiiipppp"),
     "residuals": (None, "piiippp"),
-    "symbols": ("i", "piiipipp"),
+    "copies": (None, "piiipp"),
+    "cached": (None, "piiipipp"),
     "repeats": (None, "piiipp"),
     "cluster": ("i", "ppiiipiiippppp"),
     "put": (None, "ppii"),
     "finish": ("i", "pp"),
-    "codes": (None, "pppiipppppp"),
+    "codes": ("i", "pppiipppppp"),
     "data": (None, "ppppiiippp"),
 }
 """Result and arguments of each kernel: p pointer, i int64, d float64."""

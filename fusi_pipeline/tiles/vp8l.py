@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fusi_pipeline.tiles.native import kernel, pointer
 from fusi_pipeline.tiles.vp8l_workspace import Workspace
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a change of the code changes the bytes of a file; part of every tile's key."""
 LARGEST_SIDE = 1 << 14
 """Pixels along a side that the format can say."""
@@ -46,13 +46,13 @@ _SAMPLE = 61
 _MOST_REDS = 48
 _MOST_CHANGES = 0.3
 """With more reds in the sample, and more changes of red from pixel to pixel, it is no terrain."""
-_BLOCKS_OF_BITS = ((40, 8), (90, 9))
-"""Up to so many blocks with residuals a colour cache of so many bits is best; 10 bits above."""
 _MOST_CACHE_BITS = 10
-_BLOCKS_PER_GROUP = 48
-"""A group of codes pays for its own lengths from about so many blocks on."""
+_CACHES = ((64, (0, 5, 8, 10)), (256, (8, 10)))
+"""Up to so many blocks with residuals, caches of so many bits are tried; above, the largest is best."""
+_GROUPS = ((11, 1), (64, 3), (256, 6))
+"""Up to so many blocks with residuals, so many groups of codes are tried besides one."""
 _FEW_BLOCKS = 128
-"""With at most so many blocks that have residuals, files of three kinds are made and the smallest is kept."""
+"""With at most so many blocks that have residuals, a file without a predictor is made too."""
 
 Pixels = npt.NDArray[np.uint8]
 Colors = npt.NDArray[np.uint32]
@@ -170,6 +170,10 @@ class _Writer:
         """Return where the writer is, for `rewind`."""
         return self.space["state"].copy()
 
+    def bits(self) -> int:
+        """Return how many bits were written so far."""
+        return int(32 * self.space["state"][2] + self.space["state"][1])
+
     def rewind(self, mark: npt.NDArray[np.int64]) -> None:
         """Go on from a mark, as if nothing had been written after it."""
         self.space["state"][:] = mark
@@ -195,20 +199,41 @@ def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) 
         _put_repeats(writer, "colors", rows, cols, diagonal=True)
         return min(*found, writer.written(), key=len)
     effort = _predict(writer, source, rows, cols, effort)
-    found = []
-    few = _busy(writer.space, rows, cols) <= _FEW_BLOCKS
-    if few:
-        predicted = writer.mark()
-        _put_repeats(writer, "residuals", rows, cols, diagonal=False)
-        found.append(writer.written())
-        writer.rewind(predicted)
-    _put_groups(writer, rows, cols, effort)
-    found.append(writer.written())
-    if few:
+    busy = _busy(writer.space, rows, cols)
+    _find_copies(writer.space, rows, cols)
+    cache_bits, groups = _best_codes(writer, rows, cols, busy, effort)
+    _put_residuals(writer, rows, cols, cache_bits, groups, effort.rounds)
+    if busy > _FEW_BLOCKS:
+        return writer.written()
+    found = [writer.written()]
+    writer.rewind(start)
+    _put_repeats(writer, "colors", rows, cols, diagonal=True)
+    return min(*found, writer.written(), key=len)
+
+
+def _best_codes(writer: _Writer, rows: int, cols: int, busy: int, effort: Effort) -> tuple[int, int]:
+    """Return the bits of the cache and the number of groups that make the file smallest.
+
+    Where `busy`, the number of blocks with residuals, is large, that is the most of both. Codes for
+    few pixels gain less than their lengths take; there the exact size decides, among caches with one
+    group first.
+    """
+    sizes = next((sizes for blocks, sizes in _CACHES if busy <= blocks), None)
+    if sizes is None:
+        return _MOST_CACHE_BITS, effort.groups
+    start = writer.mark()
+
+    def size(cache_bits: int, groups: int) -> int:
+        bits = _put_groups(writer, rows, cols, cache_bits, groups, effort.rounds) + writer.bits()
         writer.rewind(start)
-        _put_repeats(writer, "colors", rows, cols, diagonal=True)
-        found.append(writer.written())
-    return min(found, key=len)
+        return bits
+
+    with_one = {cache_bits: size(cache_bits, 1) for cache_bits in sizes}
+    cache_bits = min(with_one, key=lambda one: with_one[one])
+    groups = min(next(groups for blocks, groups in _GROUPS if busy <= blocks), effort.groups)
+    if groups > 1 and size(cache_bits, groups) < with_one[cache_bits]:
+        return cache_bits, groups
+    return cache_bits, 1
 
 
 def _put_palette(writer: _Writer, rows: int, cols: int, count: int, bits: int) -> None:
@@ -267,6 +292,12 @@ def _blocks(rows: int, cols: int) -> tuple[int, int]:
     return -(-rows >> _BLOCK_BITS), -(-cols >> _BLOCK_BITS)
 
 
+def _find_copies(space: Workspace, rows: int, cols: int) -> None:
+    """Turn rows of like residuals into copies (section 5.2.2)."""
+    at = space.at
+    kernel("copies")(at["residuals"], rows, cols, _BLOCK_BITS, at["zero"], at["symbols"])
+
+
 def _busy(space: Workspace, rows: int, cols: int) -> int:
     """Return how many blocks have residuals."""
     down, across = _blocks(rows, cols)
@@ -279,30 +310,38 @@ def _as_green(numbers: Pixels, rows: int, cols: int) -> Colors:
     return numbers[: down * across].astype(np.uint32).reshape(down, across) << np.uint32(8)
 
 
-def _put_groups(writer: _Writer, rows: int, cols: int, effort: Effort) -> None:
+def _put_residuals(writer: _Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> None:
     """Write the residuals with a colour cache, in groups of codes by block (sections 5.2.3 and 6.2.2)."""
+    at = writer.space.at
+    _put_groups(writer, rows, cols, cache_bits, groups, rounds)
+    kernel("data")(
+        *writer.handles, at["residuals"], at["symbols"], rows, cols, _BLOCK_BITS, at["zero"], at["groups"],
+        at["table"],
+    )  # fmt: skip
+
+
+def _put_groups(writer: _Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> int:
+    """Write everything before the residuals: the cache's size, the groups and their codes.
+
+    Return how many bits the residuals will take, besides the extra bits of copies.
+    """
     space, at = writer.space, writer.space.at
     shape = (rows, cols, _BLOCK_BITS)
-    busy = _busy(space, rows, cols)
-    cache_bits = next((bits for blocks, bits in _BLOCKS_OF_BITS if busy <= blocks), _MOST_CACHE_BITS)
-    greens = _GREENS_WITHOUT_CACHE + (1 << cache_bits)
-    kernel("symbols")(at["residuals"], *shape, at["zero"], cache_bits, at["cache"], at["symbols"])
+    greens = _GREENS_WITHOUT_CACHE + (1 << cache_bits if cache_bits else 0)
+    kernel("cached")(at["residuals"], *shape, at["zero"], cache_bits, at["cache"], at["symbols"])
     group_count = kernel("cluster")(
-        at["residuals"], at["symbols"], *shape, at["zero"], greens,
-        min(effort.groups, busy // _BLOCKS_PER_GROUP), effort.rounds,
+        at["residuals"], at["symbols"], *shape, at["zero"], greens, groups, rounds,
         at["histogram"], at["costs"], at["sums"], at["order"], at["groups"],
     )  # fmt: skip
     writer.put(0, 1)  # no more transforms
-    writer.put(1, 1)
-    writer.put(cache_bits, 4)
+    writer.put(cache_bits > 0, 1)
+    if cache_bits:
+        writer.put(cache_bits, 4)
     writer.put(group_count > 1, 1)
     if group_count > 1:
         writer.put(_BLOCK_BITS - 2, 3)
         _put_parameters(writer, _as_green(space["groups"], rows, cols))
-    _put_codes(writer, "histogram", group_count, greens)
-    kernel("data")(
-        *writer.handles, at["residuals"], at["symbols"], *shape, at["zero"], at["groups"], at["table"]
-    )
+    return _put_codes(writer, "histogram", group_count, greens)
 
 
 def _put_repeats(writer: _Writer, source: str, rows: int, cols: int, *, diagonal: bool) -> None:
@@ -339,10 +378,11 @@ def _put_one_group(
     kernel("data")(*writer.handles, *pixels, at["one group"], at["table"])
 
 
-def _put_codes(writer: _Writer, histogram: str, group_count: int, greens: int) -> None:
+def _put_codes(writer: _Writer, histogram: str, group_count: int, greens: int) -> int:
     """Write the five prefix codes of each group; leave them in the table (section 6.2.1)."""
     at = writer.space.at
-    kernel("codes")(
+    bits: int = kernel("codes")(
         *writer.handles, at[histogram], group_count, greens, at["work"], at["lengths"], at["tokens"],
         at["small"], at["short"], at["table"],
     )  # fmt: skip
+    return bits

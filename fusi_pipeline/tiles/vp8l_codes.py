@@ -294,21 +294,28 @@ def _one_code(state, out, histogram, at, size, work, lengths, tokens, small, sho
         _put_simple(state, out, used, lengths, size)
     else:
         _put_lengths(state, out, lengths, size, work, tokens, small, short)
+    total = 0
+    for i in range(at, at + size):
+        total += int64(histogram[i]) * (int64(table[i]) >> 16)
+    return total
 
 
 def codes(state, out, histogram, group_count, greens, work, lengths, tokens, small, short, table):
     """Make the codes of each group from its histogram and write their lengths.
 
+    Return how many bits the symbols take in these codes, besides the extra bits of copies.
     `table` gets length << 16 | code for each number of `histogram`. `work` holds 8 * 4096
     numbers, `lengths` and `tokens` one for each green symbol, `small` 38, `short` 19.
     """
+    total = 0
     for group in range(group_count):
         at = group * GROUP
-        _one_code(state, out, histogram, at, greens, work, lengths, tokens, small, short, table)
+        total += _one_code(state, out, histogram, at, greens, work, lengths, tokens, small, short, table)
         for part, end in ((RED, BLUE), (BLUE, ALPHA), (ALPHA, DISTANCE), (DISTANCE, GROUP)):
-            _one_code(
+            total += _one_code(
                 state, out, histogram, at + part, end - part, work, lengths, tokens, small, short, table
             )
+    return total
 
 
 def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
@@ -364,7 +371,7 @@ def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
 SIGNATURES = {
     "put": types.void(_i64, _u32, _int, _int),
     "finish": _int(_i64, _u32),
-    "codes": types.void(_i64, _u32, _u32, _int, _int, _i64, _u8, _u16, _u32, _u8, _u32),
+    "codes": _int(_i64, _u32, _u32, _int, _int, _i64, _u8, _u16, _u32, _u8, _u32),
     "data": types.void(_i64, _u32, _u32, _u16, _int, _int, _int, _u8, _u8, _u32),
 }
 """What `native` compiles, with the types of its arguments."""

@@ -276,6 +276,8 @@ def _choose(image, rows, cols, bits, step, more, costs, modes, zero):
             modes[at] = before
 
 
+_FLAT = 2
+"""Of a block in which no mode leaves a residual, while others are looked for."""
 _ANY = 1 << 60
 _CHANGE = 48
 """What a mode other than the block's on the left costs in the image of modes, in 1/16 bit."""
@@ -401,12 +403,14 @@ def _row_residuals(image, line, cols, first_col, end_col, mode, out):
 def residuals(image, rows, cols, bits, modes, zero, out):
     """Fill `out` with the residuals of an image, and `zero` with which blocks have none but 0.
 
+    Blocks where `zero` is set already, as `predictors` left it, have none whatever their mode.
     Of the first row each pixel is predicted by the one on its left, of the first
     column by the one above it, whatever the mode (RFC 9649, section 4.1).
     """
     across = (cols + (1 << bits) - 1) >> bits
-    for i in range(((rows + (1 << bits) - 1) >> bits) * across):
-        zero[i] = 1
+    blocks = ((rows + (1 << bits) - 1) >> bits) * across
+    for i in range(blocks):
+        zero[i] = _FLAT if zero[i] else 1
     out[0] = _difference(_spread(int64(image[0])), _BLACK)
     if out[0] != 0:
         zero[0] = 0
@@ -423,9 +427,15 @@ def residuals(image, rows, cols, bits, modes, zero, out):
         for block_col in range(across):
             first_col = max(block_col << bits, 1)
             end_col = min((block_col + 1) << bits, cols)
+            if zero[first + block_col] == _FLAT:
+                for i in range(line + first_col, line + end_col):
+                    out[i] = 0
+                continue
             mode = int64(modes[first + block_col])
             if _row_residuals(image, line, cols, first_col, end_col, mode, out) != 0:
                 zero[first + block_col] = 0
+    for i in range(blocks):
+        zero[i] = 1 if zero[i] else 0
 
 
 SIGNATURES = {

@@ -31,7 +31,7 @@ LANES = 8
 COVERED = 0xFFFF
 """In place of the symbol of a pixel that a copy covers."""
 LONGEST_COPY = 4096
-SHORTEST_COPY = 12
+SHORTEST_COPY = 8
 """Of a copy among residuals with a colour cache, in which a repeated one is cheap."""
 _SHORTEST_REPEAT = 3
 _FROM_ABOVE, _FROM_LEFT, _FROM_TOP_LEFT, _FROM_TOP_RIGHT = 0, 1, 2, 3
@@ -77,19 +77,14 @@ def _copy_length(residuals, i, count, before, zero, across, cols, bits):
     return end - i
 
 
-def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
-    """Fill `out` with the symbol of each pixel; return how many literals there are.
+def copies(residuals, rows, cols, bits, zero, out):
+    """Fill `out` with the symbols of copies of the pixel on the left, and with literals elsewhere.
 
     A copy leaves its distance symbol << 16 | length in place of its first residual, and COVERED
-    in place of the symbols behind it. `cache` holds 1 << `cache_bits` colours; 0 bits for none.
-    Symbols in blocks where `zero` is set mean nothing.
+    in place of the symbols behind it. Symbols in blocks where `zero` is set mean nothing.
     """
     count = rows * cols
     across = (cols + (1 << bits) - 1) >> bits
-    shift = 32 - cache_bits
-    for i in range(1 << cache_bits):
-        cache[i] = 0
-    literals = 0
     before = -1
     covered = 0
     for row in range(rows):
@@ -97,7 +92,6 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
             first = row * cols + (block_col << bits)
             end = row * cols + min((block_col + 1) << bits, cols)
             if zero[(row >> bits) * across + block_col]:
-                cache[0] = 0
                 before = 0
                 continue
             for i in range(max(first, covered), end):
@@ -114,6 +108,29 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
                             out[j] = COVERED
                         continue
                 before = value
+                out[i] = (value >> 8) & 255
+
+
+def cached(residuals, rows, cols, bits, zero, cache_bits, cache, out):
+    """Put entries of a colour cache in place of literals in `out`, and literals in place of other entries.
+
+    `cache` holds 1 << `cache_bits` colours. What a copy covers is the colour before it, which the cache has.
+    """
+    across = (cols + (1 << bits) - 1) >> bits
+    shift = 32 - cache_bits
+    for i in range(1 << cache_bits):
+        cache[i] = 0
+    for row in range(rows):
+        for block_col in range(across):
+            if zero[(row >> bits) * across + block_col]:
+                cache[0] = 0
+                continue
+            first = row * cols + (block_col << bits)
+            for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
+                one = int64(out[i])
+                if one == COVERED or LITERALS <= one < CACHE:
+                    continue
+                value = int64(residuals[i])
                 if cache_bits:
                     slot = ((value * HASH) & 0xFFFFFFFF) >> shift
                     if cache[slot] == value:
@@ -121,8 +138,6 @@ def symbols(residuals, rows, cols, bits, zero, cache_bits, cache, out):
                         continue
                     cache[slot] = value
                 out[i] = (value >> 8) & 255
-                literals += 1
-    return literals
 
 
 @_inline
@@ -401,7 +416,8 @@ def cluster(
 
 
 SIGNATURES = {
-    "symbols": _int(_u32, _int, _int, _int, _u8, _int, _u32, _u16),
+    "copies": types.void(_u32, _int, _int, _int, _u8, _u16),
+    "cached": types.void(_u32, _int, _int, _int, _u8, _int, _u32, _u16),
     "repeats": types.void(_u32, _int, _int, _int, _u32, _u16),
     "cluster": _int(_u32, _u16, _int, _int, _int, _u8, _int, _int, _int, _u32, _u16, _u32, _u32, _u8),
 }
