@@ -21,9 +21,11 @@ from playwright.sync_api import sync_playwright
 from fusi_pipeline.tiles import (
     terrarium,
     vp8l,
-    vp8l_codes,
-    vp8l_prediction,
-    vp8l_symbols,
+    vp8l_alphabets,
+    vp8l_backward_references,
+    vp8l_meta_prefix,
+    vp8l_predictor_choice,
+    vp8l_prefix_codes,
     vp8l_workspace,
     webp,
 )
@@ -154,7 +156,7 @@ def codes_of(counts: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.int64], byt
     space = vp8l_workspace.Workspace()
     space["histogram"][:] = 0
     space["histogram"][: len(counts)] = counts
-    writer = vp8l._Writer(space)
+    writer = vp8l.Writer(space)
     vp8l._put_codes(writer, "histogram", 1, len(counts))
     return (space["table"][: len(counts)] >> 16).astype(np.int64), writer.written()
 
@@ -190,7 +192,7 @@ def test_codes_are_whole_within_the_limit_and_near_the_entropy(counts: npt.NDArr
         assert not lengths.any()  # a symbol that is alone takes no bits
         return
     assert ((lengths > 0) == used).all()
-    assert lengths.max() <= vp8l_codes.LONGEST_CODE
+    assert lengths.max() <= vp8l_prefix_codes.LONGEST_CODE
     assert sum(1 << (15 - length) for length in lengths[used].tolist()) == 1 << 15
     shares = counts[used] / counts.sum()
     assert (shares * lengths[used]).sum() <= -(shares * np.log2(shares)).sum() + 1.01
@@ -217,7 +219,7 @@ def test_a_picture_of_adversarial_counts(counts: list[int]) -> None:
 
 @given(st.integers(1, 4096))
 def test_prefixes_of_lengths_are_those_of_the_specification(value: int) -> None:
-    symbol, extra = vp8l_symbols.prefix.py_func(value)
+    symbol, extra = vp8l_backward_references.prefix.py_func(value)
     if symbol < 4:
         assert (symbol, extra) == (value - 1, 0)
         return
@@ -228,16 +230,11 @@ def test_prefixes_of_lengths_are_those_of_the_specification(value: int) -> None:
 
 def test_the_kernels_have_the_room_they_count_on() -> None:
     room = vp8l_workspace
-    assert (room.GROUP, room.GREENS, room.LANES) == (
-        vp8l_symbols.GROUP,
-        vp8l_symbols.GREENS,
-        vp8l_symbols.LANES,
-    )
-    assert vp8l._GREENS_WITHOUT_CACHE == vp8l_symbols.CACHE
-    assert room.BUCKETS == 1 << vp8l_prediction.TABLE_BITS
-    assert room.LEAVES == vp8l_codes._LEAVES
-    assert room.CACHE_PLACES >= 1 << vp8l._MOST_CACHE_BITS
-    assert all(effort.groups < room.LANES for effort in vp8l.EFFORTS.values())
+    assert room.BUCKETS == 1 << vp8l_predictor_choice.TABLE_BITS
+    assert room.LEAVES == vp8l_prefix_codes._LEAVES
+    assert room.COSTS == vp8l_meta_prefix._COST_LEVELS
+    assert 1 << vp8l._MOST_CACHE_BITS <= vp8l_alphabets.LARGEST_CACHE
+    assert all(effort.groups < vp8l_alphabets.LANES for effort in vp8l.EFFORTS.values())
 
 
 DIGESTS = {"default": "91de9569eb30c011", "fast": "95536d07314d8659"}
@@ -348,7 +345,7 @@ def test_the_size_is_known_before_the_residuals_are_written(cache_bits: int) -> 
     pixels = np.random.default_rng(3).integers(0, 40, (90, 70, 3)).astype(np.uint8)
     space = vp8l._workspace
     vp8l.encode(pixels, any_picture=True)  # leaves its residuals, in which nothing is copied
-    writer = vp8l._Writer(space)
+    writer = vp8l.Writer(space)
     before = vp8l._put_groups(writer, 90, 70, cache_bits, 2, 1) + writer.bits()
     writer.rewind(np.zeros_like(writer.mark()))
     vp8l._put_residuals(writer, 90, 70, cache_bits, 2, 1)

@@ -25,8 +25,21 @@ import numpy.typing as npt
 
 _FOLDER = Path(__file__).parent
 _FILE = "fusi-kernels"
-_MODULES = ("kernels", "vp8l_colors", "vp8l_prediction", "vp8l_symbols", "vp8l_codes")
+_MODULES = (
+    "kernels",
+    "vp8l_color_indexing",
+    "vp8l_predictor",
+    "vp8l_predictor_choice",
+    "vp8l_backward_references",
+    "vp8l_color_cache",
+    "vp8l_meta_prefix",
+    "vp8l_prefix_codes",
+    "vp8l_bits",
+    "vp8l_image_data",
+)
 """Where the kernels are written."""
+_SHARED = ("kernel_types", "vp8l_alphabets", "vp8l_entropy")
+"""What they are made of besides."""
 COMPILING = "compiling the inner loops for this processor, which is done once and takes half a minute"
 """What to say before the first call where `is_compiled` says no."""
 _ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
@@ -39,16 +52,16 @@ _KERNELS = {
     "colors": ("i", "piip"),
     "palette": ("i", "pipp"),
     "indexed": (None, "piipip"),
-    "predictors": (None, "piiiiipppp"),
     "residuals": (None, "piiippp"),
+    "predictors": (None, "piiiiipppp"),
     "copies": (None, "piiipp"),
-    "cached": (None, "piiipipp"),
     "repeats": (None, "piiipp"),
+    "cached": (None, "piiipipp"),
     "cluster": ("i", "ppiiipiiippppp"),
-    "put": (None, "ppii"),
-    "finish": ("i", "pp"),
     "codes": ("i", "pppiipppppp"),
     "data": (None, "ppppiiippp"),
+    "put": (None, "ppii"),
+    "finish": ("i", "pp"),
 }
 """Result and arguments of each kernel: p pointer, i int64, d float64."""
 _ABSENT = (
@@ -170,7 +183,7 @@ def _file_name() -> str:
 def _source_digest() -> str:
     """Return a hash of what the machine code is made of and by, the processor left out."""
     return _digest(
-        *((_FOLDER / f"{name}.py").read_bytes() for name in _MODULES),
+        *((_FOLDER / f"{name}.py").read_bytes() for name in (*_MODULES, *_SHARED)),
         version("numba").encode(),
         version("llvmlite").encode(),
         sys.version.encode(),

@@ -1,10 +1,19 @@
 """Lossless WebP made for terrain: an encoder of VP8L that tries only what pays on heights.
 
-The functions stand in the order of a file: its container and header (RFC 9649,
-sections 2.6 and 3.4), the transforms (section 4: a palette, a predictor for each
-block), the image data (section 5: symbols, a colour cache, copies, groups of
-prefix codes) and the codes (section 6). The loops that they call are in
-`vp8l_colors`, `vp8l_prediction`, `vp8l_symbols` and `vp8l_codes`. See DESIGN,
+The functions stand in the order of a file (RFC 9649, section 3.8): the container and the header,
+the transforms, the image data. Their loops are kernels, in modules named after the specification:
+
+    2.6, 3.4   container, header        here
+    3.5.4      color indexing           vp8l_color_indexing
+    3.5.1      predictor                vp8l_predictor, vp8l_predictor_choice
+    3.6.2.2    LZ77                     vp8l_backward_references
+    3.6.2.3    color cache              vp8l_color_cache
+    3.7.2.2    meta prefix codes        vp8l_meta_prefix
+    3.7.2.1    prefix codes             vp8l_prefix_codes
+    3.7.2.3    entropy-coded data       vp8l_image_data
+
+Blocks are squares of pixels that share a predictor and a group of codes; what belongs to them has
+one number for each, row by row. Those without a residual ("zero") take no bits at all. See DESIGN,
 "Encoder of terrain", for what each part is worth.
 
 Calls release the GIL. The same pixels are the same bytes on every machine.
@@ -20,7 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.tiles.native import kernel, pointer
+from fusi_pipeline.tiles.vp8l_alphabets import CACHE
 from fusi_pipeline.tiles.vp8l_workspace import Workspace
+from fusi_pipeline.tiles.vp8l_writer import Writer
 
 VERSION = 3
 """Raised whenever a change of the code changes the bytes of a file; part of every tile's key."""
@@ -39,8 +50,6 @@ _BLOCK_BITS = 4
 """Predictors and groups of codes are chosen for blocks of 16 x 16 px."""
 _ONE_BLOCK_BITS = 20
 """Blocks of a side that holds any image: there is one."""
-_GREENS_WITHOUT_CACHE = 280
-"""Literals and lengths; entries of the cache follow."""
 _SAMPLE = 61
 """Of so many pixels, one is looked at to tell terrain from other pictures; prime, so that columns differ."""
 _MOST_REDS = 48
@@ -117,7 +126,7 @@ def is_terrain(pixels: Pixels) -> bool:
 def _flat(rows: int, cols: int, color: int) -> bytes:
     """Return the file of the one colour that the workspace holds: many tiles are the same sea.
 
-    Each of the five codes has one symbol, 0, which takes no bits (section 6.2.1):
+    Each of the five codes has one symbol, 0, which takes no bits (section 3.7.2.1):
     after them the picture is over.
     """
     writer = _opened(rows, cols, color >> 24 != 255)
@@ -135,9 +144,9 @@ def _file(rows: int, cols: int, count: int, alpha: bool, effort: str) -> bytes:
     return _riff(_picture(_opened(rows, cols, alpha), rows, cols, count, EFFORTS[effort]))
 
 
-def _opened(rows: int, cols: int, alpha: bool) -> _Writer:
+def _opened(rows: int, cols: int, alpha: bool) -> Writer:
     """Return a writer behind the header of a picture (section 3.4)."""
-    writer = _Writer(_workspace)
+    writer = Writer(_workspace)
     writer.put(_SIGNATURE, 8)
     writer.put(cols - 1, 14)
     writer.put(rows - 1, 14)
@@ -153,39 +162,8 @@ def _riff(data: bytes) -> bytes:
     return head + data + padding
 
 
-class _Writer:
-    """Bits of a picture, from the lowest on."""
-
-    def __init__(self, space: Workspace) -> None:
-        self.space = space
-        self.handles = (space.at["state"], space.at["out"])
-        space["state"][:] = 0
-        self._put = kernel("put")
-
-    def put(self, value: int, bits: int) -> None:
-        """Write a number of up to 30 bits."""
-        self._put(*self.handles, value, bits)
-
-    def mark(self) -> npt.NDArray[np.int64]:
-        """Return where the writer is, for `rewind`."""
-        return self.space["state"].copy()
-
-    def bits(self) -> int:
-        """Return how many bits were written so far."""
-        return int(32 * self.space["state"][2] + self.space["state"][1])
-
-    def rewind(self, mark: npt.NDArray[np.int64]) -> None:
-        """Go on from a mark, as if nothing had been written after it."""
-        self.space["state"][:] = mark
-
-    def written(self) -> bytes:
-        """Return everything written so far."""
-        size = kernel("finish")(*self.handles)
-        return self.space["out"].view(np.uint8)[:size].tobytes()
-
-
-def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) -> bytes:
-    """Write transforms and the transformed picture; return all that was written (sections 4 and 5)."""
+def _picture(writer: Writer, rows: int, cols: int, count: int, effort: Effort) -> bytes:
+    """Write transforms and the transformed picture; return all that was written (sections 3.5 and 3.6)."""
     start = writer.mark()
     source, width, bits = "colors", cols, 0
     if count <= _LARGEST_PALETTE:
@@ -211,7 +189,7 @@ def _picture(writer: _Writer, rows: int, cols: int, count: int, effort: Effort) 
     return min(*found, writer.written(), key=len)
 
 
-def _best_codes(writer: _Writer, rows: int, cols: int, busy: int, effort: Effort) -> tuple[int, int]:
+def _best_codes(writer: Writer, rows: int, cols: int, busy: int, effort: Effort) -> tuple[int, int]:
     """Return the bits of the cache and the number of groups that make the file smallest.
 
     Where `busy`, the number of blocks with residuals, is large, that is the most of both. Codes for
@@ -236,10 +214,10 @@ def _best_codes(writer: _Writer, rows: int, cols: int, busy: int, effort: Effort
     return cache_bits, 1
 
 
-def _put_palette(writer: _Writer, rows: int, cols: int, count: int, bits: int) -> None:
+def _put_palette(writer: Writer, rows: int, cols: int, count: int, bits: int) -> None:
     """Turn colours into indices, and write the palette, each colour as its difference from the one before.
 
-    Section 4.4. A pixel of the result holds 1 << `bits` indices.
+    Section 3.5.4. A pixel of the result holds 1 << `bits` indices.
     """
     at = writer.space.at
     kernel("indexed")(at["colors"], rows, cols, at["hashed"], bits, at["indexed"])
@@ -251,10 +229,10 @@ def _put_palette(writer: _Writer, rows: int, cols: int, count: int, bits: int) -
     _put_parameters(writer, np.ascontiguousarray(differences).view(np.uint32).reshape(1, -1))
 
 
-def _predict(writer: _Writer, source: str, rows: int, cols: int, effort: Effort) -> Effort:
-    """Choose and write the predictor of each block; leave residuals and which blocks have none (section 4.1).
+def _predict(writer: Writer, source: str, rows: int, cols: int, effort: Effort) -> Effort:
+    """Choose and write the predictor of each block; leave residuals, and which blocks have none.
 
-    Return the effort that is worth while for the rest.
+    Section 3.5.1. Return the effort that is worth while for the rest.
     """
     space, at = writer.space, writer.space.at
     more = _more_modes(space[source][: rows * cols], cols)
@@ -293,7 +271,7 @@ def _blocks(rows: int, cols: int) -> tuple[int, int]:
 
 
 def _find_copies(space: Workspace, rows: int, cols: int) -> None:
-    """Turn rows of like residuals into copies (section 5.2.2)."""
+    """Turn rows of like residuals into copies (section 3.6.2.2)."""
     at = space.at
     kernel("copies")(at["residuals"], rows, cols, _BLOCK_BITS, at["zero"], at["symbols"])
 
@@ -310,8 +288,8 @@ def _as_green(numbers: Pixels, rows: int, cols: int) -> Colors:
     return numbers[: down * across].astype(np.uint32).reshape(down, across) << np.uint32(8)
 
 
-def _put_residuals(writer: _Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> None:
-    """Write the residuals with a colour cache, in groups of codes by block (sections 5.2.3 and 6.2.2)."""
+def _put_residuals(writer: Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> None:
+    """Write the residuals with a colour cache, in groups of codes by block (sections 3.6.2.3 and 3.7.2.2)."""
     at = writer.space.at
     _put_groups(writer, rows, cols, cache_bits, groups, rounds)
     kernel("data")(
@@ -320,14 +298,14 @@ def _put_residuals(writer: _Writer, rows: int, cols: int, cache_bits: int, group
     )  # fmt: skip
 
 
-def _put_groups(writer: _Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> int:
+def _put_groups(writer: Writer, rows: int, cols: int, cache_bits: int, groups: int, rounds: int) -> int:
     """Write everything before the residuals: the cache's size, the groups and their codes.
 
     Return how many bits the residuals will take, besides the extra bits of copies.
     """
     space, at = writer.space, writer.space.at
     shape = (rows, cols, _BLOCK_BITS)
-    greens = _GREENS_WITHOUT_CACHE + (1 << cache_bits if cache_bits else 0)
+    greens = CACHE + (1 << cache_bits if cache_bits else 0)
     kernel("cached")(at["residuals"], *shape, at["zero"], cache_bits, at["cache"], at["symbols"])
     group_count = kernel("cluster")(
         at["residuals"], at["symbols"], *shape, at["zero"], greens, groups, rounds,
@@ -344,16 +322,16 @@ def _put_groups(writer: _Writer, rows: int, cols: int, cache_bits: int, groups: 
     return _put_codes(writer, "histogram", group_count, greens)
 
 
-def _put_repeats(writer: _Writer, source: str, rows: int, cols: int, *, diagonal: bool) -> None:
-    """Write an image as literals and copies, without a cache, in one group of codes (section 5.2)."""
+def _put_repeats(writer: Writer, source: str, rows: int, cols: int, *, diagonal: bool) -> None:
+    """Write an image as literals and copies, without a cache, in one group of codes (section 3.6.2)."""
     writer.put(0, 1)  # no more transforms
     writer.put(0, 1)  # no cache
     writer.put(0, 1)  # one group
     _put_one_group(writer, (source, "values", "symbols"), rows, cols, diagonal=diagonal)
 
 
-def _put_parameters(writer: _Writer, image: Colors) -> None:
-    """Write an image that belongs to a transform or to the groups (section 5.1, roles 2 to 5)."""
+def _put_parameters(writer: Writer, image: Colors) -> None:
+    """Write an image that belongs to a transform or to the groups (section 3.6.1, roles 2 to 5)."""
     rows, cols = image.shape
     writer.space["parameters"][: image.size] = image.reshape(-1)
     writer.put(0, 1)  # no cache
@@ -363,7 +341,7 @@ def _put_parameters(writer: _Writer, image: Colors) -> None:
 
 
 def _put_one_group(
-    writer: _Writer, names: tuple[str, str, str], rows: int, cols: int, *, diagonal: bool
+    writer: Writer, names: tuple[str, str, str], rows: int, cols: int, *, diagonal: bool
 ) -> None:
     """Write an image in literals and copies; `names` are those of its array, and of two for its symbols."""
     at = writer.space.at
@@ -371,15 +349,15 @@ def _put_one_group(
     kernel("repeats")(at[source], rows, cols, diagonal, at[values], at[symbols])
     pixels = (at[values], at[symbols], rows, cols, _ONE_BLOCK_BITS, at["no zero"])
     kernel("cluster")(
-        *pixels, _GREENS_WITHOUT_CACHE, 1, 0,
+        *pixels, CACHE, 1, 0,
         at["histogram of one"], at["costs"], at["sums"], at["order"], at["one group"],
     )  # fmt: skip
-    _put_codes(writer, "histogram of one", 1, _GREENS_WITHOUT_CACHE)
+    _put_codes(writer, "histogram of one", 1, CACHE)
     kernel("data")(*writer.handles, *pixels, at["one group"], at["table"])
 
 
-def _put_codes(writer: _Writer, histogram: str, group_count: int, greens: int) -> int:
-    """Write the five prefix codes of each group; leave them in the table (section 6.2.1)."""
+def _put_codes(writer: Writer, histogram: str, group_count: int, greens: int) -> int:
+    """Write the five prefix codes of each group; leave them in the table (section 3.7.2.1)."""
     at = writer.space.at
     bits: int = kernel("codes")(
         *writer.handles, at[histogram], group_count, greens, at["work"], at["lengths"], at["tokens"],

@@ -13,17 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fusi_pipeline.tiles.native import pointer
+from fusi_pipeline.tiles.vp8l_alphabets import GREENS, GROUP, LANES, LARGEST_CACHE
 
-GREENS = 2328
-"""Symbols of the green alphabet: 256 literals, 24 lengths, 2048 places of a cache."""
-GROUP = 3136
-"""Symbols of the five alphabets of a group."""
-LANES = 8
-"""The most groups."""
 BUCKETS = 4096
 LEAVES = 4096
 COSTS = 4096
-CACHE_PLACES = 2048
 _LARGEST_PALETTE = 256
 
 
@@ -41,7 +35,7 @@ class Workspace(threading.local):
             "table": np.empty(LANES * GROUP, np.uint32),
             "costs": np.empty(LANES * GROUP, np.uint16),
             "sums": np.empty(LANES, np.uint32),
-            "cache": np.empty(CACHE_PLACES, np.uint32),
+            "cache": np.empty(LARGEST_CACHE, np.uint32),
             "work": np.empty(8 * LEAVES, np.int64),
             "lengths": np.empty(GREENS, np.uint8),
             "tokens": np.empty(GREENS, np.uint16),

@@ -1,22 +1,21 @@
-"""The inner loops of the VP8L encoder that turn pixels into colours and colours into a palette.
+"""Colours from pixels, and the colour indexing transform: indices into a palette instead of them.
 
-Written for numba like `kernels`, which says how. A pixel is one number,
-alpha << 24 | red << 16 | green << 8 | blue. Source: RFC 9649, section 4.4.
+A colour is one number, alpha << 24 | red << 16 | green << 8 | blue, as in all of the encoder.
+Source: RFC 9649, section 3.5.4.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 from __future__ import annotations
 
-from numba import int64, types
+from numba import int64
 
-HASH = 0x1E35A7BD
-"""The multiplier of the colour cache's hash."""
+from fusi_pipeline.tiles.kernel_types import INT, U8, U32, VOID
+from fusi_pipeline.tiles.vp8l_color_cache import hashed
+
 LARGEST_PALETTE = 256
-
-_u8 = types.CPointer(types.uint8)
-_u32 = types.CPointer(types.uint32)
-_int = types.int64
+_TABLE_BITS = 10
+"""The hash table of colours has 1 << 10 places."""
 
 
 def colors(pixels, count, channels, out):
@@ -40,7 +39,7 @@ def colors(pixels, count, channels, out):
 
 
 def palette(image, count, table, out):
-    """Fill `out`, up to 256 colours, in rising order; return how many there are, 257 for more.
+    """Fill `out`, up to 256 colours, with those of an image in rising order; return how many, 257 for more.
 
     `table` holds 2 * 1024 numbers: a hash table of colours and whether a place is taken.
     """
@@ -53,7 +52,7 @@ def palette(image, count, table, out):
         if color == last:
             continue
         last = color
-        at = ((color * HASH) & 0xFFFFFFFF) >> 22
+        at = hashed(color, _TABLE_BITS)
         while table[1024 + at] != 0 and table[at] != color:
             at = (at + 1) & 1023
         if table[1024 + at] == 0:
@@ -98,7 +97,7 @@ def indexed(image, rows, cols, table, bits, out):
                 color = int64(image[row * cols + col + part])
                 if color != last:
                     last = color
-                    place = ((color * HASH) & 0xFFFFFFFF) >> 22
+                    place = hashed(color, _TABLE_BITS)
                     while table[place] != color or table[1024 + place] == 0:
                         place = (place + 1) & 1023
                     index = int64(table[1024 + place]) - 1
@@ -109,8 +108,8 @@ def indexed(image, rows, cols, table, bits, out):
 
 
 SIGNATURES = {
-    "colors": _int(_u8, _int, _int, _u32),
-    "palette": _int(_u32, _int, _u32, _u32),
-    "indexed": types.void(_u32, _int, _int, _u32, _int, _u32),
+    "colors": INT(U8, INT, INT, U32),
+    "palette": INT(U32, INT, U32, U32),
+    "indexed": VOID(U32, INT, INT, U32, INT, U32),
 }
 """What `native` compiles, with the types of its arguments."""

@@ -1,32 +1,24 @@
-"""The inner loops of the VP8L encoder that write bits: prefix codes and the symbols in them.
+"""Prefix codes: made from counts, canonical, and written as the lengths of their codes.
 
-Written for numba like `kernels`, which says how. Bits go out from the lowest
-on, through a state of three numbers: bits not written yet, how many, and the
-next place in `out`, which holds 32 bits a place. Source: RFC 9649, section 6.2.
+Source: RFC 9649, section 3.7.2.1.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 from __future__ import annotations
 
-from numba import int64, njit, types
+from numba import int64
 
-from fusi_pipeline.tiles.vp8l_symbols import (
-    ALPHA,
-    BLUE,
-    CACHE,
-    COVERED,
-    DISTANCE,
-    GROUP,
-    LITERALS,
-    RED,
-    prefix,
-)
+from fusi_pipeline.tiles.kernel_types import I64, INT, U8, U16, U32, inline
+from fusi_pipeline.tiles.vp8l_alphabets import ALPHA, BLUE, DISTANCE, GROUP, RED
+from fusi_pipeline.tiles.vp8l_bits import put_bits
 
 LONGEST_CODE = 15
+"""Bits of the longest code that the format can say."""
 _LONGEST_LENGTH_CODE = 7
+"""Likewise of the code of lengths."""
 _LENGTH_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-"""In which order the lengths of the code of lengths are stored."""
+"""In which order the lengths of the code of lengths are stored (section 3.7.2.1.2)."""
 _SMALL = 19
 """Symbols of the code of lengths."""
 _FIRST_LENGTH = 8
@@ -34,38 +26,8 @@ _FIRST_LENGTH = 8
 _LEAVES = 4096
 """Room for the symbols of one alphabet in `work`, which is laid out as _LEAVES * 8 numbers."""
 
-_u8 = types.CPointer(types.uint8)
-_u16 = types.CPointer(types.uint16)
-_u32 = types.CPointer(types.uint32)
-_i64 = types.CPointer(types.int64)
-_int = types.int64
-_inline = njit(nogil=True, error_model="numpy")
 
-
-@_inline
-def _put(state, out, value, bits):
-    state[0] |= value << state[1]
-    state[1] += bits
-    if state[1] >= 32:
-        out[state[2]] = state[0] & 0xFFFFFFFF
-        state[2] += 1
-        state[0] >>= 32
-        state[1] -= 32
-
-
-def put(state, out, value, bits):
-    """Write a number of up to 30 bits."""
-    _put(state, out, value, bits)
-
-
-def finish(state, out):
-    """Write what is left of the bits; return how many bytes there are in all."""
-    size = 4 * state[2] + ((state[1] + 7) >> 3)
-    out[state[2]] = state[0] & 0xFFFFFFFF
-    return size
-
-
-@_inline
+@inline
 def _sift(work, start, end):
     """Let a number sink in a heap whose largest number is first."""
     root = start
@@ -79,8 +41,9 @@ def _sift(work, start, end):
         root = child
 
 
-@_inline
+@inline
 def _sort(work, count):
+    """Sort the first `count` numbers of `work` in rising order, by a heap: numba's sort can raise."""
     for start in range(count // 2 - 1, -1, -1):
         _sift(work, start, count)
     for end in range(count - 1, 0, -1):
@@ -88,7 +51,7 @@ def _sort(work, count):
         _sift(work, 0, end)
 
 
-@_inline
+@inline
 def _tree_depths(work, leaves, per_length):
     """Count in `per_length` how many leaves of a Huffman tree lie at each depth; leaves are sorted in `work`.
 
@@ -120,7 +83,7 @@ def _tree_depths(work, leaves, per_length):
             work[per_length + work[depth + node]] += 1
 
 
-@_inline
+@inline
 def _limit(work, per_length, longest):
     """Shorten the codes that are too long, each at the price of the least likely of the shorter ones.
 
@@ -137,7 +100,7 @@ def _limit(work, per_length, longest):
             work[per_length + shorter] -= 1
 
 
-@_inline
+@inline
 def _lengths(histogram, at, size, longest, work, lengths):
     """Fill `lengths` with those of the best prefix code; return how many symbols have one.
 
@@ -166,8 +129,9 @@ def _lengths(histogram, at, size, longest, work, lengths):
     return used
 
 
-@_inline
+@inline
 def _reversed(code, length):
+    """Return the bits of a code in the order in which they are written, the first one lowest."""
     result = 0
     for _ in range(length):
         result = (result << 1) | (code & 1)
@@ -175,7 +139,7 @@ def _reversed(code, length):
     return result
 
 
-@_inline
+@inline
 def _canonical(lengths, size, used, work, at, codes):
     """Fill `codes` from `at` on with length << 16 | bits in the order they are written."""
     number, following = _LEAVES, _LEAVES + 32
@@ -196,7 +160,7 @@ def _canonical(lengths, size, used, work, at, codes):
             work[following + length] += 1
 
 
-@_inline
+@inline
 def _run_tokens(lengths, size, tokens):
     """Fill `tokens` with token << 8 | extra bits of a row of lengths; return how many there are."""
     count = 0
@@ -232,32 +196,32 @@ def _run_tokens(lengths, size, tokens):
     return count
 
 
-@_inline
+@inline
 def _put_simple(state, out, used, lengths, size):
-    """Write a code of at most two symbols, each below 256."""
+    """Write a code of at most two symbols, each below 256 (section 3.7.2.1.1)."""
     first = 0
     while first < size - 1 and lengths[first] == 0:
         first += 1
     if used == 0:
         first = 0
-    _put(state, out, 1, 1)
-    _put(state, out, 1 if used == 2 else 0, 1)
+    put_bits(state, out, 1, 1)
+    put_bits(state, out, 1 if used == 2 else 0, 1)
     if first < 2:
-        _put(state, out, 0, 1)
-        _put(state, out, first, 1)
+        put_bits(state, out, 0, 1)
+        put_bits(state, out, first, 1)
     else:
-        _put(state, out, 1, 1)
-        _put(state, out, first, 8)
+        put_bits(state, out, 1, 1)
+        put_bits(state, out, first, 8)
     if used == 2:
         second = first + 1
         while lengths[second] == 0:
             second += 1
-        _put(state, out, second, 8)
+        put_bits(state, out, second, 8)
 
 
-@_inline
+@inline
 def _put_lengths(state, out, lengths, size, work, tokens, small, short):
-    """Write the lengths of a code, in a code of their own."""
+    """Write the lengths of a code, in a code of their own (section 3.7.2.1.2)."""
     count = _run_tokens(lengths, size, tokens)
     for i in range(_SMALL):
         small[i] = 0
@@ -268,21 +232,22 @@ def _put_lengths(state, out, lengths, size, work, tokens, small, short):
     stored = _SMALL
     while stored > 4 and short[_LENGTH_ORDER[stored - 1]] == 0:
         stored -= 1
-    _put(state, out, 0, 1)
-    _put(state, out, stored - 4, 4)
+    put_bits(state, out, 0, 1)
+    put_bits(state, out, stored - 4, 4)
     for i in range(stored):
-        _put(state, out, int64(short[_LENGTH_ORDER[i]]), 3)
-    _put(state, out, 0, 1)
+        put_bits(state, out, int64(short[_LENGTH_ORDER[i]]), 3)
+    put_bits(state, out, 0, 1)
     for i in range(count):
         token = int64(tokens[i]) >> 8
         code = int64(small[_SMALL + token])
-        _put(state, out, code & 0xFFFF, code >> 16)
+        put_bits(state, out, code & 0xFFFF, code >> 16)
         if token >= 16:
-            _put(state, out, int64(tokens[i]) & 255, 2 if token == 16 else 3 if token == 17 else 7)
+            put_bits(state, out, int64(tokens[i]) & 255, 2 if token == 16 else 3 if token == 17 else 7)
 
 
-@_inline
+@inline
 def _one_code(state, out, histogram, at, size, work, lengths, tokens, small, short, table):
+    """Make and write one code; return how many bits its symbols take in it."""
     used = _lengths(histogram, at, size, LONGEST_CODE, work, lengths)
     _canonical(lengths, size, used, work, at, table)
     simple = used <= 2
@@ -318,60 +283,7 @@ def codes(state, out, histogram, group_count, greens, work, lengths, tokens, sma
     return total
 
 
-def data(state, out, residuals, symbol, rows, cols, bits, zero, groups, table):
-    """Write the symbols of an image, each in the codes of its block's group."""
-    across = (cols + (1 << bits) - 1) >> bits
-    held, size, place = state[0], state[1], state[2]
-    for row in range(rows):
-        for block_col in range(across):
-            block = (row >> bits) * across + block_col
-            if zero[block]:
-                continue
-            at = groups[block] * GROUP
-            first = row * cols + (block_col << bits)
-            for i in range(first, row * cols + min((block_col + 1) << bits, cols)):
-                one = int64(symbol[i])
-                if one == COVERED:
-                    continue
-                code = int64(table[at + one])
-                held |= (code & 0xFFFF) << size
-                size += code >> 16
-                if one < LITERALS:
-                    value = int64(residuals[i])
-                    code = int64(table[at + RED + ((value >> 16) & 255)])
-                    held |= (code & 0xFFFF) << size
-                    size += code >> 16
-                    if size >= 32:
-                        out[place] = held & 0xFFFFFFFF
-                        place += 1
-                        held >>= 32
-                        size -= 32
-                    code = int64(table[at + BLUE + (value & 255)])
-                    held |= (code & 0xFFFF) << size
-                    size += code >> 16
-                    code = int64(table[at + ALPHA + (value >> 24)])
-                    held |= (code & 0xFFFF) << size
-                    size += code >> 16
-                elif one < CACHE:
-                    length = int64(residuals[i]) & 0xFFFF
-                    extra = prefix(length)[1]
-                    held |= ((length - 1) & ((1 << extra) - 1)) << size
-                    size += extra
-                    code = int64(table[at + DISTANCE + (int64(residuals[i]) >> 16)])
-                    held |= (code & 0xFFFF) << size
-                    size += code >> 16
-                if size >= 32:
-                    out[place] = held & 0xFFFFFFFF
-                    place += 1
-                    held >>= 32
-                    size -= 32
-    state[0], state[1], state[2] = held, size, place
-
-
 SIGNATURES = {
-    "put": types.void(_i64, _u32, _int, _int),
-    "finish": _int(_i64, _u32),
-    "codes": _int(_i64, _u32, _u32, _int, _int, _i64, _u8, _u16, _u32, _u8, _u32),
-    "data": types.void(_i64, _u32, _u32, _u16, _int, _int, _int, _u8, _u8, _u32),
+    "codes": INT(I64, U32, U32, INT, INT, I64, U8, U16, U32, U8, U32),
 }
 """What `native` compiles, with the types of its arguments."""
