@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from encoder_scaling import scaling
+from encoder_split import split
 from harness import report
 from PIL import Image
 
@@ -80,8 +81,14 @@ def main() -> None:
         for name in measured
         for row in _rows(kind, name, measured)
     ]
-    threads = scaling([pixels for kind, pixels in tiles if kind.startswith("terrain")], options.rounds + 4)
-    report("encoder", {**named, "floor": _FLOOR, "classes": rows, "threads": threads})
+    terrain = [pixels for kind, pixels in tiles if kind.startswith("terrain")]
+    kernels_ms = {
+        "terrain": split(terrain, options.rounds),
+        "all": split([pixels for kind, pixels in tiles if kind != "no terrain"], options.rounds),
+    }
+    threads = scaling(terrain, options.rounds + 4)
+    facts = {"floor": _FLOOR, "classes": rows, "kernels_ms": kernels_ms, "threads": threads}
+    report("encoder", {**named, **facts})
 
 
 def encoders(methods: bool) -> dict[str, Callable[[Pixels], bytes]]:

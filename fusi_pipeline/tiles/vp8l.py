@@ -163,30 +163,37 @@ def _riff(data: bytes) -> bytes:
 
 
 def _picture(writer: Writer, rows: int, cols: int, count: int, effort: Effort) -> bytes:
-    """Write transforms and the transformed picture; return all that was written (sections 3.5 and 3.6)."""
+    """Write transforms and the transformed picture; return all that was written (sections 3.5 and 3.6).
+
+    Where little is to be said, copies of colours as they are may be the smaller file.
+    """
     start = writer.mark()
-    source, width, bits = "colors", cols, 0
+    few = True
     if count <= _LARGEST_PALETTE:
         bits = 3 if count <= 2 else 2 if count <= 4 else 1 if count <= 16 else 0
-        source, width = "indexed", -(-cols >> bits)
         _put_palette(writer, rows, cols, count, bits)
-    if bits:
-        _put_repeats(writer, source, rows, width, diagonal=False)
-        found = [writer.written()]
+        if bits:
+            _put_repeats(writer, "indexed", rows, -(-cols >> bits), diagonal=False)
+        else:
+            few = _put_predicted(writer, "indexed", rows, cols, effort) <= _FEW_BLOCKS
+    else:
+        few = _put_predicted(writer, "colors", rows, cols, effort) <= _FEW_BLOCKS
+    found = [writer.written()]
+    if few:
         writer.rewind(start)
         _put_repeats(writer, "colors", rows, cols, diagonal=True)
-        return min(*found, writer.written(), key=len)
+        found.append(writer.written())
+    return min(found, key=len)
+
+
+def _put_predicted(writer: Writer, source: str, rows: int, cols: int, effort: Effort) -> int:
+    """Write predictors and residuals; return how many blocks have any."""
     effort = _predict(writer, source, rows, cols, effort)
-    busy = _busy(writer.space, rows, cols)
     _find_copies(writer.space, rows, cols)
+    busy = _busy(writer.space, rows, cols)
     cache_bits, groups = _best_codes(writer, rows, cols, busy, effort)
     _put_residuals(writer, rows, cols, cache_bits, groups, effort.rounds)
-    if busy > _FEW_BLOCKS:
-        return writer.written()
-    found = [writer.written()]
-    writer.rewind(start)
-    _put_repeats(writer, "colors", rows, cols, diagonal=True)
-    return min(*found, writer.written(), key=len)
+    return busy
 
 
 def _best_codes(writer: Writer, rows: int, cols: int, busy: int, effort: Effort) -> tuple[int, int]:
